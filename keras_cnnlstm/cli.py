@@ -1,0 +1,181 @@
+"""The command `keras-cnnlstm`: parses, delegates, prints. Imports the heavy parts when needed."""
+
+import contextlib
+import io
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from keras_cnnlstm.config import TrainConfig
+
+_DESCRIPTION = """Classify sequences of images with a CNN that looks at each frame and an LSTM that
+reads the frames in order.
+
+Start with: keras-cnnlstm train
+"""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a trained run on sequences of test digits, natural and balanced."""
+
+    run: tyro.conf.Positional[Path]
+    """Run directory, as `train` writes it."""
+
+    dataset: str | None = None
+    """Score on the test digits of another data set; by default the one it was trained on."""
+
+    data_dir: str | None = None
+    """Folder of TensorFlow Datasets; by default the one it was trained with."""
+
+    num_sequences: int = 10_000
+    """Test sequences to draw for each of the two scores."""
+
+    json: bool = False
+    """Print the scores as JSON."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Tell the class of one sequence of image files."""
+
+    run: tyro.conf.Positional[Path]
+    """Run directory, as `train` writes it."""
+
+    frames: tyro.conf.Positional[tuple[Path, ...]]
+    """One image file for each frame, in order; any size, any mode."""
+
+    invert: bool = False
+    """The images show dark strokes on light paper; the model was trained on light on dark."""
+
+    json: bool = False
+    """Print label, class index and all probabilities as JSON."""
+
+
+_Command = (
+    Annotated[TrainConfig, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: the words after the program's name; by default those of this process.
+
+    Returns:
+        The exit code: 0; 2 if the input was bad, after one line on stderr that says so; 1 if
+        the training failed by its numbers; 130 if interrupted. With the environment variable
+        `KERAS_CNNLSTM_DEBUG=1` the traceback comes with it.
+    """
+    # TensorFlow's C++ side reports missing GPUs as errors; what matters reaches us as exceptions.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        command = _parse(arguments)
+        {TrainConfig: _train, Evaluate: _evaluate, Predict: _predict}[type(command)](command)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("KERAS_CNNLSTM_DEBUG"):
+            traceback.print_exc()
+        print(f"keras-cnnlstm: {_one_line(str(error))}", file=sys.stderr)
+        return 1 if isinstance(error, FloatingPointError) else 2
+    except KeyboardInterrupt:
+        print("keras-cnnlstm: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(arguments):
+    """The command's dataclass; `--help` prints and exits, bad flags raise a ValueError."""
+    box = io.StringIO()  # tyro draws a box around its complaint; one line is easier to act on
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(
+                _Command,
+                prog="keras-cnnlstm",
+                description=_DESCRIPTION,
+                args=arguments,
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        title, *complaint = box.getvalue().splitlines()
+        raise ValueError(_one_line(" ".join(complaint) or title)) from None
+
+
+def _one_line(text: str) -> str:
+    """All words of a text on one line, without the strokes of a box around it."""
+    return " ".join("".join(" " if "\u2500" <= c <= "\u257f" else c for c in text).split())
+
+
+def _train(config):
+    from keras_cnnlstm.evaluation import summary
+    from keras_cnnlstm.training import train
+
+    run = train(config)
+    facts = run.metrics["training"]
+    print(
+        f"\ntrained on {facts['sequences']:,} sequences in {facts['seconds']:.0f} s "
+        f"({facts['sequences_per_second']:,.0f} a second); best epoch {facts['best_epoch']}"
+    )
+    _print_scores(run.metrics["test"], summary)
+    print(
+        f"\nwritten to {run.path}\n"
+        f"try: keras-cnnlstm predict {run.path} {run.path / 'example'}/*.png"
+    )
+
+
+def _evaluate(command):
+    from keras_cnnlstm.digits import load_digits
+    from keras_cnnlstm.evaluation import score_digits, summary
+    from keras_cnnlstm.training import load_run, task_for
+
+    run = load_run(command.run)
+    splits = load_digits(
+        command.dataset or run.config.dataset, command.data_dir or run.config.data_dir
+    )
+    task = task_for(run.config, splits.train)
+    scores = score_digits(run.model, splits.test, task, num_sequences=command.num_sequences)
+    if command.json:
+        print(json.dumps(scores, indent=2))
+    else:
+        _print_scores(scores, summary)
+
+
+def _print_scores(scores, summary):
+    for name, meaning in (("natural", "each digit uniform"), ("balanced", "each class uniform")):
+        print(f"\n{name} test sequences ({meaning}): {summary(scores[name])}")
+
+
+def _predict(command):
+    from keras_cnnlstm.clips import load_frames
+    from keras_cnnlstm.training import load_run
+
+    run = load_run(command.run)
+    time, height, width, channels = run.model.input_shape[1:]
+    if len(command.frames) != time:
+        raise ValueError(
+            f"frames: expected {time} image files, one for each frame; received "
+            f"{len(command.frames)}."
+        )
+    frames = load_frames(
+        command.frames, image_size=(height, width), channels=channels, invert=command.invert
+    )
+    probabilities = run.model.predict(frames[None], verbose=0)[0]
+    best = int(probabilities.argmax())
+    named = dict(zip(run.class_names, probabilities.tolist(), strict=True))
+    if command.json:
+        answer = {"label": run.class_names[best], "class_id": best, "probabilities": named}
+        print(json.dumps(answer, indent=2))
+        return
+    print(f"{run.class_names[best]} ({probabilities[best]:.1%})")
+    for name, p in sorted(named.items(), key=lambda item: -item[1]):
+        print(f"  {p:6.1%}  {name}")

@@ -1,0 +1,36 @@
+"""Encoders: CNNs that turn one frame into one vector, `(B, H, W, C) -> (B, features)`.
+
+They take floating-point frames in [0, 1]; the models rescale the raw `uint8` ones. They know
+nothing of time: `models` applies them to each frame of a sequence.
+"""
+
+from collections.abc import Callable
+
+import keras
+from keras import layers
+
+
+def conv_pool(filters: tuple[int, ...] = (32, 64), kernel_size: int = 3) -> keras.Sequential:
+    """The reference encoder: for each entry of `filters` Conv-ReLU-MaxPool, then Flatten.
+
+    Args:
+        filters: output channels of each convolution ("same" padding, ReLU), each followed by
+            a max-pooling of 2.
+        kernel_size: side of the convolutions in pixels.
+
+    Returns:
+        An unbuilt `keras.Sequential`; frames of (28, 28, 1) become vectors of 3,136 numbers.
+    """
+    stack = []
+    for i, channels in enumerate(filters, start=1):
+        stack += [
+            layers.Conv2D(
+                channels, kernel_size, padding="same", activation="relu", name=f"conv{i}"
+            ),
+            layers.MaxPooling2D(2, name=f"pool{i}"),
+        ]
+    return keras.Sequential([*stack, layers.Flatten(name="flatten")], name="conv_pool")
+
+
+ENCODERS: dict[str, Callable[..., keras.Layer]] = {"conv_pool": conv_pool}
+"""Encoders by name, as `cnn_lstm(encoder=...)` and `--encoder` take them."""

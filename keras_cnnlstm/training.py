@@ -1,0 +1,328 @@
+"""A training run: from one `TrainConfig` to a directory with model, history, scores and plots.
+
+    RUN/config.json          the options, defaults filled in
+    RUN/model.keras          the model at its best validation accuracy, without optimizer
+    RUN/checkpoints/last.keras   the model and its optimizer after the last epoch
+    RUN/history.csv          loss and accuracy of training and validation, a line an epoch
+    RUN/history.png          the same as curves
+    RUN/metrics.json         test scores, training time, software and precision
+    RUN/confusion.png        the natural test sequences: truth against answer
+    RUN/example/1.png ...    one test sequence, frame by frame, to try `predict` on
+
+Each file is written under a temporary name and then renamed, so none is ever half there.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import inspect
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from keras_cnnlstm import evaluation
+from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.digits import DigitSplits, LabeledImages, load_digits
+from keras_cnnlstm.models import MODELS
+from keras_cnnlstm.pipeline import digit_sequences
+from keras_cnnlstm.runtime import Runtime
+from keras_cnnlstm.tasks import Trend
+
+_VALIDATION_SEED = -1  # negative, so that no training run draws the same sequences
+_MODEL_OPTIONS = ("encoder", "lstm_units", "bidirectional", "wrap", "dropout")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with what belongs to it, as `train` returns and `load_run` reads it."""
+
+    path: Path
+    config: TrainConfig
+    model: keras.Model
+    metrics: dict[str, Any]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the model's outputs."""
+        return Trend(self.config.length).class_names
+
+
+def train(config: TrainConfig) -> Run:
+    """Trains, keeps the best model, scores it on test digits, and writes the run directory.
+
+    Args:
+        config: the options of the run.
+
+    Returns:
+        The run with its best model, as saved.
+
+    Raises:
+        ValueError: if options do not fit together, to the machine or to the data.
+        FileExistsError: if the run directory exists.
+        ConnectionError: if the data is not on this machine and cannot be had.
+        FloatingPointError: if the loss is no longer a number.
+    """
+    runtime = Runtime(config.precision, config.strategy)
+    runtime.check_batch_size(config.batch_size)
+    options = _model_options(config)
+    if config.tensorboard and find_spec("tensorboard") is None:
+        raise ValueError(
+            "tensorboard: expected the package tensorboard; it is not installed. Install it with "
+            'python -m pip install "keras-cnnlstm[tensorboard]".'
+        )
+    splits = load_digits(config.dataset, config.data_dir)
+    task = task_for(config, splits.train)
+    path = _new_run_dir(config)
+    _write_text(path / "config.json", config.to_json())
+    print(f"data      {config.dataset}: {_sizes(splits)}")
+    print(f"runtime   {runtime.describe()}")
+    print(f"run       {path}", flush=True)
+
+    keras.utils.set_random_seed(config.seed)
+    with runtime.scope():
+        input_shape = (config.length, *splits.train.image_shape)
+        model = MODELS[config.model](input_shape, task.num_classes, **options)
+        _compile(model, config)
+        history, seconds = _fit(model, config, splits, task, path)
+
+    best = _load_model(path / "model.keras")  # what is scored is what was saved
+    metrics = {
+        "test": evaluation.score_digits(
+            best, splits.test, task, num_sequences=config.test_sequences
+        ),
+        "training": _training_facts(config, history, seconds),
+        "machine": _machine_facts(runtime),
+    }
+    _write_text(path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    _write_plots(path, history, metrics["test"]["natural"]["confusion"], task.class_names)
+    _write_example(path / "example", splits.test, task)
+    return Run(path, config, best, metrics)
+
+
+def load_run(path: str | Path) -> Run:
+    """Reads a run directory that `train` wrote.
+
+    Args:
+        path: the directory.
+
+    Returns:
+        The run, its model ready to predict.
+
+    Raises:
+        FileNotFoundError: if there is no such directory, or a file of it is missing.
+        ValueError: if a file of it cannot be read.
+    """
+    path = Path(path)
+    for name in ("config.json", "model.keras", "metrics.json"):
+        if not (path / name).is_file():
+            found = "it has no" if path.is_dir() else "there is no such directory, hence no"
+            raise FileNotFoundError(
+                f"{path}: expected a run directory, as keras-cnnlstm train writes it; "
+                f"{found} {name}."
+            )
+    config = TrainConfig.from_json(_read_text(path / "config.json"))
+    try:
+        metrics = json.loads(_read_text(path / "metrics.json"))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path / 'metrics.json'}: expected JSON; {error}.") from error
+    return Run(path, config, _load_model(path / "model.keras"), metrics)
+
+
+def task_for(config: TrainConfig, images: LabeledImages) -> Trend:
+    """The task of a run, with as many digits as the images have classes."""
+    return Trend(config.length, num_digits=images.num_classes)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to `path` when the block ends without an error."""
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _model_options(config: TrainConfig) -> dict[str, Any]:
+    """The options that the model takes; refuses one that was set although it does not."""
+    taken = inspect.signature(MODELS[config.model]).parameters
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    for name in _MODEL_OPTIONS:
+        if name not in taken and getattr(config, name) != defaults[name]:
+            raise ValueError(
+                f"{name}: expected its default with model {config.model}, which has no such part; "
+                f"received {getattr(config, name)!r}. Use model cnn_lstm, or leave the option out."
+            )
+    return {name: getattr(config, name) for name in _MODEL_OPTIONS if name in taken}
+
+
+def _new_run_dir(config: TrainConfig) -> Path:
+    path = Path(config.run_dir) if config.run_dir else config.default_run_dir
+    try:
+        (path / "checkpoints").mkdir(parents=True)
+    except FileExistsError as error:
+        raise FileExistsError(
+            f"run_dir: expected a path that does not exist; {path} does. Give another one, or "
+            "remove it."
+        ) from error
+    return path
+
+
+def _compile(model: keras.Model, config: TrainConfig) -> None:
+    steps = config.epochs * config.steps_per_epoch
+    rate = config.learning_rate
+    if config.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", ["accuracy"])
+
+
+def _fit(model, config, splits: DigitSplits, task: Trend, path: Path):
+    """Trains; returns the history, a dict an epoch, and the seconds it took."""
+    training = digit_sequences(
+        splits.train,
+        task,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        balance=config.balance,
+        augment=config.augment,
+    )
+    batches = math.ceil(config.validation_sequences / config.batch_size)
+    validation = digit_sequences(
+        splits.validation,
+        task,
+        batch_size=config.batch_size,
+        seed=_VALIDATION_SEED,
+        balance=0.0,
+        num_sequences=batches * config.batch_size,  # whole batches, for replicas to share
+    )
+    writer = _RunWriter(path)
+    callbacks = [writer, keras.callbacks.TerminateOnNaN()]
+    if config.tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(path / "tensorboard"))
+    start = time.perf_counter()
+    model.fit(
+        training,
+        validation_data=validation,
+        steps_per_epoch=config.steps_per_epoch,
+        epochs=config.epochs,
+        callbacks=callbacks,
+        shuffle=False,
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+    if not math.isfinite(writer.history[-1]["loss"]):
+        raise FloatingPointError(
+            f"train: the loss is no longer a number in epoch {len(writer.history)}. Lower "
+            f"learning_rate, now {config.learning_rate:g}, or use precision float32."
+        )
+    return writer.history, time.perf_counter() - start
+
+
+class _RunWriter(keras.callbacks.Callback):
+    """After each epoch: the history, the last model, and the best so far."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+        self.history: list[dict[str, float]] = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
+        best = max((r["val_accuracy"] for r in self.history), default=-math.inf)
+        self.history.append(row)
+        with replacing(self.path / "history.csv") as file, file.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, row.keys())
+            writer.writeheader()
+            writer.writerows(self.history)
+        _save(self.model, self.path / "checkpoints" / "last.keras")
+        if row["val_accuracy"] > best:
+            # A second model of the same layers has no optimizer: a third of the file's size.
+            bare = keras.Model(self.model.inputs, self.model.outputs, name=self.model.name)
+            _save(bare, self.path / "model.keras")
+
+
+def _save(model: keras.Model, path: Path) -> None:
+    with replacing(path) as temporary:
+        model.save(temporary)
+
+
+def _load_model(path: Path) -> keras.Model:
+    try:
+        return keras.models.load_model(path, safe_mode=True, compile=False)
+    except Exception as error:  # a damaged file can fail anywhere in the reading of it
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise ValueError(
+            f"{path}: expected a model in Keras' format; {type(error).__name__}: {reason} Is the "
+            "file whole, and written by this package?"
+        ) from error
+
+
+def _training_facts(config, history, seconds):
+    sequences = len(history) * config.steps_per_epoch * config.batch_size
+    return {
+        "epochs": len(history),
+        "best_epoch": 1 + int(np.argmax([row["val_accuracy"] for row in history])),
+        "sequences": sequences,
+        "seconds": round(seconds, 1),
+        "sequences_per_second": round(sequences / seconds, 1),
+    }
+
+
+def _machine_facts(runtime):
+    return {
+        "precision": runtime.policy,
+        "devices": runtime.devices,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
+
+
+def _write_plots(path, history, confusion, class_names):
+    for name, figure in (
+        ("history.png", evaluation.plot_history(history)),
+        ("confusion.png", evaluation.plot_confusion(confusion, class_names)),
+    ):
+        with replacing(path / name) as temporary:
+            evaluation.save_figure(figure, temporary)
+
+
+def _write_example(path, images, task):
+    path.mkdir()
+    data = digit_sequences(images, task, batch_size=1, seed=0, balance=1.0, num_sequences=1)
+    for frames, _ in data:
+        for t, frame in enumerate(np.asarray(frames)[0], start=1):  # (H, W, C)
+            with replacing(path / f"{t:0{len(str(task.length))}}.png") as temporary:
+                Image.fromarray(frame.squeeze(-1) if frame.shape[-1] == 1 else frame).save(
+                    temporary
+                )
+
+
+def _write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8 text; {error}.") from error
+
+
+def _sizes(splits: DigitSplits) -> str:
+    return ", ".join(f"{len(part):,} {name}" for name, part in splits._asdict().items())
