@@ -78,7 +78,7 @@ def _what_is(path):
     return "a folder" if path.is_dir() else "nothing"
 
 
-def _flatten(image, background):
+def _flatten(image, *, background):
     """Brings 16-bit and float pixels to 8 bits, and transparent ones onto a background."""
     from PIL import Image
 

@@ -134,6 +134,12 @@ class TrainConfig:
         return cls(**values)
 
     @property
+    def num_steps(self) -> int:
+        """Training batches of the whole run."""
+        assert self.epochs is not None  # filled in by __post_init__
+        return self.epochs * self.steps_per_epoch
+
+    @property
     def default_run_dir(self) -> Path:
         """`runs/DATASET-MODEL`, with the first free number if that is taken."""
         base = Path("runs") / f"{self.dataset.replace('/', '-')}-{self.model}"

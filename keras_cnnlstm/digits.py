@@ -108,7 +108,7 @@ def load_digits(name: str = BUNDLED, data_dir: str | Path | None = None) -> Digi
 
     >>> splits = load_digits()
     >>> splits.train.images.shape, len(splits.validation), len(splits.test)
-    ((1258, 28, 28, 1), 179, 360)
+    ((1257, 28, 28, 1), 180, 360)
     """
     return _bundled() if name == BUNDLED else _from_tfds(name, data_dir)
 
@@ -119,8 +119,8 @@ def _bundled() -> DigitSplits:
 
     bunch = sklearn.datasets.load_digits()
     scans = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8), from 0 to 16
-    enlarged = [Image.fromarray(s).resize((28, 28), Image.Resampling.BICUBIC) for s in scans]
-    data = LabeledImages(np.stack(enlarged)[..., None], bunch.target)
+    enlarged = (Image.fromarray(s).resize((28, 28), Image.Resampling.BICUBIC) for s in scans)
+    data = LabeledImages(np.stack([np.asarray(e) for e in enlarged])[..., None], bunch.target)
     rest, test = _stratified_split(data, 1 / 5)
     train, validation = _stratified_split(rest, 1 / 8)
     return DigitSplits(train, validation, test)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from keras_cnnlstm.digits import LabeledImages
 from keras_cnnlstm.pipeline import digit_sequences
@@ -206,10 +206,9 @@ def plot_sequence(
     time = len(frames)
     bars = 0 if probabilities is None else 0.32 * len(class_names)
     figure = Figure(figsize=(max(4.5, 1.4 * time), 1.9 + bars), layout="constrained")
-    if probabilities is None:
-        top = figure
-    else:
-        top, bottom = figure.subfigures(2, 1, height_ratios=(1.9, bars))
+    top: Figure | SubFigure = figure
+    if probabilities is not None:
+        top, bottom = figure.subfigures(2, 1, height_ratios=(1.9, bars), squeeze=False)[:, 0]
         axes = bottom.subplots()
         best = int(np.argmax(probabilities))
         colours = ["tab:blue" if i == best else "lightgray" for i in range(len(class_names))]

@@ -110,7 +110,7 @@ def flat_mlp(
     Raises:
         ValueError: if an argument is out of range.
     """
-    _check_fixed_length("flat_mlp", input_shape)
+    _fixed_length("flat_mlp", input_shape)
     _check_dropout("flat_mlp", dropout)
     frames, x = _inputs("flat_mlp", input_shape, num_classes)
     x = layers.Flatten(name="flatten")(x)  # (B, T*H*W*C)
@@ -147,10 +147,10 @@ def channel_cnn(
     Raises:
         ValueError: if an argument is out of range.
     """
-    _check_fixed_length("channel_cnn", input_shape)
+    time = _fixed_length("channel_cnn", input_shape)
     _check_dropout("channel_cnn", dropout)
     frames, x = _inputs("channel_cnn", input_shape, num_classes)
-    time, height, width, channels = input_shape
+    height, width, channels = input_shape[1:]
     x = layers.Permute((2, 3, 1, 4), name="time_to_channels")(x)  # (B, H, W, T, C)
     x = layers.Reshape((height, width, time * channels), name="merge_channels")(x)
     x = _encoder(encoder)(x)  # (B, features)
@@ -237,9 +237,10 @@ def _check_dropout(model, dropout):
         raise ValueError(f"{model}: `dropout` must be in [0, 1); received {dropout}.")
 
 
-def _check_fixed_length(model, input_shape):
+def _fixed_length(model, input_shape):
     if input_shape[0] is None:
         raise ValueError(
             f"{model}: `input_shape` must have a known T, since the layers after it have a weight "
             f"for each frame; received {tuple(input_shape)}. Use cnn_lstm for any length."
         )
+    return input_shape[0]

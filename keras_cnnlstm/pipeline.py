@@ -117,25 +117,36 @@ def _distort(frames, seed, step):
     """Moves each frame by a random affine map about its centre; black comes in at the edges."""
     batch, time, height, width, channels = frames.shape
     key = tf.random.fold_in(tf.constant([seed, 1], tf.int64), step)
-    u = tf.random.stateless_uniform((batch * time, 6), key, minval=-1.0)
-    angle, shear, dx, dy = _ROTATION * u[:, 0], _SHEAR * u[:, 1], _SHIFT * u[:, 4], _SHIFT * u[:, 5]
-    zoom_x, zoom_y = 1 + _ZOOM * u[:, 2], 1 + _ZOOM * u[:, 3]
-    # The map from output to input pixels: x' = a x + b y + c, y' = d x + e y + f.
-    a, b = zoom_x * tf.cos(angle), zoom_x * (shear * tf.cos(angle) - tf.sin(angle))
-    d, e = zoom_y * tf.sin(angle), zoom_y * (shear * tf.sin(angle) + tf.cos(angle))
-    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
-    c = centre_x * (1 - a) - centre_y * b + dx * width
-    f = centre_y * (1 - e) - centre_x * d + dy * height
-    zero = tf.zeros_like(a)
+    draws = tf.random.stateless_uniform((batch * time, 6), key, minval=-1.0)
     moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=tf.reshape(frames, (batch * time, height, width, channels)),
-        transforms=tf.stack([a, b, c, d, e, f, zero, zero], axis=1),
+        # float32 takes 0.6 of the time that uint8 takes here, and can be rounded.
+        images=tf.cast(tf.reshape(frames, (batch * time, height, width, channels)), tf.float32),
+        transforms=_affine_maps(draws, height, width),
         output_shape=(height, width),
         fill_value=0.0,
         interpolation="BILINEAR",
         fill_mode="CONSTANT",
     )
-    return tf.reshape(moved, frames.shape)
+    return tf.reshape(tf.cast(tf.round(moved), tf.uint8), frames.shape)
+
+
+def _affine_maps(draws, height, width):
+    """Small maps from output to input pixels, x' = a x + b y + c and y' = d x + e y + f.
+
+    `draws` is `(N, 6)` in [-1, 1): rotation, shear, the two zooms and the two shifts, each as a
+    share of its strongest. Returns `(N, 8)`: a to f, then two zeros (no perspective).
+    """
+    angle, shear, zoom_x, zoom_y, shift_x, shift_y = tf.unstack(draws, axis=1)
+    angle, shear = _ROTATION * angle, _SHEAR * shear
+    zoom_x, zoom_y = 1 + _ZOOM * zoom_x, 1 + _ZOOM * zoom_y
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    a, b = zoom_x * cos, zoom_x * (shear * cos - sin)
+    d, e = zoom_y * sin, zoom_y * (shear * sin + cos)
+    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    c = centre_x * (1 - a) - centre_y * b + _SHIFT * width * shift_x
+    f = centre_y * (1 - e) - centre_x * d + _SHIFT * height * shift_y
+    zero = tf.zeros_like(a)
+    return tf.stack([a, b, c, d, e, f, zero, zero], axis=1)
 
 
 def _check_arguments(images, task, batch_size, balance, num_sequences, start):

@@ -183,10 +183,9 @@ def _new_run_dir(config: TrainConfig) -> Path:
 
 
 def _compile(model: keras.Model, config: TrainConfig) -> None:
-    steps = config.epochs * config.steps_per_epoch
     rate = config.learning_rate
     if config.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+        rate = keras.optimizers.schedules.CosineDecay(rate, config.num_steps)
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", ["accuracy"])
 
 

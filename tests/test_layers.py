@@ -1,0 +1,189 @@
+"""The folded `TimeDistributed` against a per-frame loop, hand-computed values and Keras's own."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_cnnlstm.layers import TimeDistributed
+
+TENSORFLOW = keras.backend.backend() == "tensorflow"
+POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
+
+
+def encoder():
+    return keras.Sequential([layers.Conv2D(3, 3, activation="relu"), layers.Flatten()])
+
+
+def branching():
+    image = keras.Input((6, 6, 2))
+    a, b = layers.Conv2D(2, 3, padding="same")(image), layers.AveragePooling2D(2)(image)
+    return keras.Model(image, {"map": a, "mean": layers.GlobalAveragePooling2D()(b)})
+
+
+WRAPPED = {
+    "conv": lambda: layers.Conv2D(3, 3, strides=2),
+    "pool": lambda: layers.MaxPooling2D(2),
+    "flatten": layers.Flatten,
+    "dense": lambda: layers.Dense(4),
+    "float32 dense": lambda: layers.Dense(4, dtype="float32"),
+    "nested": encoder,
+    "two outputs": branching,
+    "lstm inside": lambda: keras.Sequential([layers.Reshape((6, 12)), layers.LSTM(3)]),
+}
+
+
+@pytest.fixture
+def policy(request):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+def frames(batch=3, time=5, seed=0):
+    return np.random.default_rng(seed).random((batch, time, 6, 6, 2), "float32")
+
+
+def numpy(x):
+    return keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))
+
+
+@pytest.mark.parametrize("policy", POLICIES, indirect=True)
+@pytest.mark.parametrize("time", [5, None])
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_equals_a_loop_over_frames(wrapped, time, policy):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((time, 6, 6, 2))
+    layer = WRAPPED[wrapped]()
+    model = keras.Model(inputs, TimeDistributed(layer)(inputs))
+    x = frames()
+    found = model(x)
+    looped = [layer(x[:, t]) for t in range(5)]
+    for part, *steps in zip(
+        keras.tree.flatten(found), *map(keras.tree.flatten, looped), strict=True
+    ):
+        expected = np.stack([numpy(s) for s in steps], axis=1)
+        # XLA and oneDNN may order the sums of a larger batch differently.
+        tolerance = (
+            1e-5 if "float32" in (policy, keras.backend.standardize_dtype(part.dtype)) else 2e-2
+        )
+        np.testing.assert_allclose(numpy(part), expected, rtol=tolerance, atol=tolerance)
+    assert keras.tree.map_structure(lambda t: t.shape, model.output) == keras.tree.map_structure(
+        lambda s: (None, time, *s.shape[1:]), looped[0]
+    )
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
+def test_the_wrapped_layer_keeps_its_own_precision(policy):
+    inputs = keras.Input((4, 8))
+    head = TimeDistributed(layers.Dense(2, dtype="float32"))
+    assert head(inputs).dtype == "float32"
+    assert keras.backend.standardize_dtype(head(np.ones((1, 4, 8))).dtype) == "float32"
+    stock = keras.layers.TimeDistributed(layers.Dense(2, dtype="float32"))
+    assert keras.backend.standardize_dtype(stock(np.ones((1, 4, 8))).dtype) != "float32"
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="the trace with an unknown T is TensorFlow's")
+@pytest.mark.parametrize(("batch", "time"), [(1, 6), (3, 4), (4, 4), (6, 4), (4, 9)])
+def test_right_when_time_is_unknown_in_the_graph_where_the_stock_layer_is_not(batch, time):
+    import tensorflow as tf
+
+    x = frames(batch, time)
+
+    def traced(wrapper):
+        layer = wrapper(layers.Flatten())
+        layer.build((None, None, 6, 6, 2))
+        return tf.function(layer, input_signature=[tf.TensorSpec((None, None, 6, 6, 2))])
+
+    expected = x.reshape(batch, time, -1)
+    np.testing.assert_array_equal(traced(TimeDistributed)(x), expected)
+    if batch < time:  # frames after the batch size are dropped in silence
+        assert traced(keras.layers.TimeDistributed)(x).shape == (batch, batch, 72)
+    elif batch > time:
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            traced(keras.layers.TimeDistributed)(x)
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="counts the operations of a TensorFlow graph")
+def test_the_graph_does_not_grow_with_time():
+    import tensorflow as tf
+
+    def operations(wrapper, time):
+        layer = wrapper(encoder())
+        layer.build((None, time, 6, 6, 2))
+        call = tf.function(layer, input_signature=[tf.TensorSpec((None, time, 6, 6, 2))])
+        return len(call.get_concrete_function().graph.get_operations())
+
+    assert operations(TimeDistributed, 4) == operations(TimeDistributed, 40)
+    assert operations(keras.layers.TimeDistributed, 40) > operations(
+        keras.layers.TimeDistributed, 4
+    )
+
+
+def test_is_a_keras_time_distributed_and_survives_saving(tmp_path):
+    inputs = keras.Input((None, 6, 6, 2))
+    layer = TimeDistributed(encoder(), name="look")
+    assert isinstance(layer, keras.layers.TimeDistributed)
+    model = keras.Model(inputs, layer(inputs))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    assert type(loaded.get_layer("look")) is TimeDistributed
+    np.testing.assert_array_equal(numpy(loaded(frames())), numpy(model(frames())))
+
+
+def test_activity_regulariser_counts():
+    layer = TimeDistributed(layers.Dense(1, use_bias=False, activity_regularizer="l1"))
+    layer.layer.kernel_initializer = keras.initializers.Ones()
+    layer(np.ones((2, 3, 4), "float32"))
+    # L1 at 0.01 of six outputs of 4, divided by the folded batch of six frames.
+    np.testing.assert_allclose(numpy(layer.losses[0]), 0.01 * 4, rtol=1e-6)
+
+
+def test_batch_normalisation_over_all_frames_at_once():
+    x = np.arange(12, dtype="float32").reshape(2, 3, 2)
+    layer = TimeDistributed(layers.BatchNormalization(momentum=0.9))
+    y = numpy(layer(x, training=True))
+    flat = x.reshape(6, 2)
+    expected = (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-3)
+    np.testing.assert_allclose(y.reshape(6, 2), expected, rtol=1e-4, atol=1e-5)
+    # One update of the moving averages, from 0, for the whole batch.
+    np.testing.assert_allclose(numpy(layer.layer.moving_mean), 0.1 * flat.mean(0), rtol=1e-5)
+
+
+def test_a_mask_keeps_padded_frames_out_of_batch_normalisation():
+    x = frames(2, 3)
+    mask = np.array([[True, True, False], [True, False, False]])
+    padded = np.where(mask[..., None, None, None], x, 1e3).astype("float32")
+    layer = TimeDistributed(layers.BatchNormalization(momentum=0.0))
+    layer(padded, mask=mask, training=True)
+    np.testing.assert_allclose(
+        numpy(layer.layer.moving_mean), x[mask].mean(axis=(0, 1, 2)), rtol=1e-5
+    )
+
+
+def test_a_mask_of_the_frames_own_positions_is_folded_too():
+    x = np.random.default_rng(0).random((2, 3, 4, 5), "float32")  # sequences of sequences
+    mask = np.arange(4) < np.array([[4, 2, 1], [3, 3, 4]])[..., None]  # (2, 3, 4)
+    inner = layers.LSTM(2)
+    y = numpy(TimeDistributed(inner)(x, mask=mask))
+    for b, t in np.ndindex(2, 3):
+        alone = inner(x[b, t, mask[b, t]][None])
+        np.testing.assert_allclose(y[b, t], numpy(alone)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 4), (3, 3), (2, 3, 6, 6, 2)])
+def test_a_mask_that_does_not_fit(shape):
+    layer = TimeDistributed(layers.BatchNormalization())
+    with pytest.raises(ValueError, match=r"`mask` must have shape \(B, T\).*received a mask"):
+        layer(frames(2, 3), mask=np.ones(shape, bool))
+
+
+def test_inputs_without_a_time_axis():
+    with pytest.raises(ValueError, match="at least 3 dimensions"):
+        TimeDistributed(layers.Dense(1))(np.ones((2, 3), "float32"))
+
+
+def test_no_layer():
+    with pytest.raises(ValueError, match="`keras.layers.Layer` instance"):
+        TimeDistributed("conv")
