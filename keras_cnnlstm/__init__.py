@@ -21,7 +21,7 @@ _HOMES = {
     "train": "training",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = sorted(["__version__", *_HOMES])
 
 
 def __getattr__(name):

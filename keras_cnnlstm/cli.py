@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,11 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the training failed by its numbers; 130 if interrupted. With the environment variable
         `KERAS_CNNLSTM_DEBUG=1` the traceback comes with it.
     """
-    # TensorFlow's C++ side reports missing GPUs as errors; what matters reaches us as exceptions.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         command = _parse(arguments)
+        _load_tensorflow()
         {TrainConfig: _train, Evaluate: _evaluate, Predict: _predict}[type(command)](command)
+    except BrokenPipeError:  # whoever reads the output has had enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("KERAS_CNNLSTM_DEBUG"):
             traceback.print_exc()
@@ -109,6 +112,29 @@ def _parse(arguments):
             raise
         title, *complaint = box.getvalue().splitlines()
         raise ValueError(_one_line(" ".join(complaint) or title)) from None
+
+
+def _load_tensorflow() -> None:
+    """Loads TensorFlow without the dozen lines that its C++ side logs on every machine.
+
+    No setting turns off what it logs before its logging is set up, so the process's stderr goes
+    to a file meanwhile; what is in it is shown if the loading fails.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_logical_devices()  # sets the devices up, and logs about that too
+        except BaseException:
+            log.seek(0)
+            os.write(stderr, log.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _one_line(text: str) -> str:
@@ -179,3 +205,7 @@ def _predict(command):
     print(f"{run.class_names[best]} ({probabilities[best]:.1%})")
     for name, p in sorted(named.items(), key=lambda item: -item[1]):
         print(f"  {p:6.1%}  {name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -52,26 +52,31 @@ def _load_frame(path, image_size, channels, invert):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # own limit below
-            image = Image.open(path)
-        if image.width * image.height > _MAX_PIXELS:
-            raise ValueError(
-                f"{path}: expected at most {_MAX_PIXELS:,} pixels; received "
-                f"{image.width}x{image.height}. Scale the image down first."
+            file = Image.open(path)
+        with file:
+            _check_pixels(path, *file.size)
+            image = _flatten(
+                ImageOps.exif_transpose(file), background="white" if invert else "black"
             )
-        image = ImageOps.exif_transpose(image)
-        image = _flatten(image, "white" if invert else "black").convert(
-            "L" if channels == 1 else "RGB"
-        )
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{path}: expected an image that can be read; {type(error).__name__}: {error}. Is the "
             "file whole, and really an image?"
         ) from error
+    image = image.convert("L" if channels == 1 else "RGB")
     if invert:
         image = ImageOps.invert(image)
     height, width = image_size
     frame = ImageOps.pad(image, (width, height), Image.Resampling.BOX, color=_border(image))
     return np.asarray(frame, np.uint8).reshape(height, width, channels)
+
+
+def _check_pixels(path, width, height):
+    if width * height > _MAX_PIXELS:
+        raise ValueError(
+            f"{path}: expected at most {_MAX_PIXELS:,} pixels; received {width}x{height}. Scale "
+            "the image down first."
+        )
 
 
 def _what_is(path):

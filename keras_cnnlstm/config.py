@@ -167,8 +167,10 @@ _RANGES = (
 def _check_type(name, value, expected) -> None:
     """Refuses a value whose type (or, for a Literal, value) the annotation does not allow."""
     if not _matches(value, expected):
-        wanted = expected.__name__ if isinstance(expected, type) else str(expected)
-        wanted = wanted.removeprefix("typing.").replace("Literal", "one of ")
+        if get_origin(expected) is Literal:
+            wanted = "one of " + ", ".join(map(repr, get_args(expected)))
+        else:
+            wanted = expected.__name__ if isinstance(expected, type) else str(expected)
         raise ValueError(f"{name}: expected {wanted}; received {value!r}.")
 
 

@@ -186,7 +186,9 @@ def _compile(model: keras.Model, config: TrainConfig) -> None:
     rate = config.learning_rate
     if config.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, config.num_steps)
-    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", ["accuracy"])
+    model.compile(
+        keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
 
 
 def _fit(model, config, splits: DigitSplits, task: Trend, path: Path):

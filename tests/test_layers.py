@@ -185,5 +185,5 @@ def test_inputs_without_a_time_axis():
 
 
 def test_no_layer():
-    with pytest.raises(ValueError, match="`keras.layers.Layer` instance"):
+    with pytest.raises(ValueError, match=r"`keras\.layers\.Layer` instance"):
         TimeDistributed("conv")

@@ -157,7 +157,9 @@ def test_equals_the_forward_pass_by_hand(lstm_units, time):
 def test_equals_pytorch():
     torch = pytest.importorskip("torch")
     model = cnn_lstm((4, 28, 28, 1), 7)
-    k1, b1, k2, b2, kernel, recurrent, bias, head, head_bias = map(torch.tensor, model.get_weights())
+    k1, b1, k2, b2, kernel, recurrent, bias, head, head_bias = map(
+        torch.tensor, model.get_weights()
+    )
     lstm = torch.nn.LSTM(3136, 128, batch_first=True)
     with torch.no_grad():
         lstm.weight_ih_l0.copy_(kernel.T)

@@ -1,0 +1,21 @@
+"""Fixtures that several test modules share."""
+
+import numpy as np
+import pytest
+
+from keras_cnnlstm.digits import LabeledImages
+
+
+@pytest.fixture(scope="session")
+def coded_images():
+    """40 images of 6x5 pixels, each telling its digit and its index by its pixels' values.
+
+    Four images of each digit: all pixels are `20 * digit + k`, k = 0..3, in a shuffled order.
+    """
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 4))
+    seen = np.zeros(10, int)
+    images = np.empty((40, 6, 5, 1), np.uint8)
+    for i, label in enumerate(labels):
+        images[i] = 20 * label + seen[label]
+        seen[label] += 1
+    return LabeledImages(images, labels)

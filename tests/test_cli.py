@@ -1,0 +1,174 @@
+"""The command line: what it prints, and one clear line with exit code 2 for bad input."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from keras_cnnlstm import cli
+from keras_cnnlstm.training import load_run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run trained through the command, in a process of its own, and what it printed."""
+    folder = tmp_path_factory.mktemp("cli")
+    command = "train --epochs 2 --steps-per-epoch 5 --validation-sequences 64 --test-sequences 100"
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_cnnlstm.cli", *command.split()],
+        cwd=folder, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return folder / "runs" / "digits-cnn_lstm", done
+
+
+@pytest.fixture
+def fails(capsys):
+    """Runs the command, expects exit code 2, and returns its one line on stderr."""
+
+    def fails(*arguments):
+        assert cli.main([str(a) for a in arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1
+        assert err.startswith("keras-cnnlstm: ")
+        return err
+
+    return fails
+
+
+def test_train_prints_what_it_does_and_how_good_it_is(trained):
+    run, done = trained
+    assert done.stderr == ""
+    for text in (
+        "1,257 train, 180 validation, 360 test", "runtime   ", "run       runs/digits-cnn_lstm",
+        "Epoch 2/2", "trained on 640 sequences", "natural test sequences", "balanced test",
+        "macro recall", "falling-rising-falling", "try: keras-cnnlstm predict runs/digits-cnn_lstm",
+    ):  # fmt: skip
+        assert text in done.stdout
+    assert load_run(run).config.epochs == 2
+
+
+def test_evaluate_repeats_the_scores_of_the_run(trained, capsys):
+    run, _ = trained
+    assert cli.main(["evaluate", str(run), "--num-sequences", "100", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == load_run(run).metrics["test"]
+    assert cli.main(["evaluate", str(run), "--num-sequences", "100"]) == 0
+    assert "macro recall" in capsys.readouterr().out
+
+
+def test_predict_answers_as_the_model_does(trained, capsys):
+    run, _ = trained
+    files = sorted((run / "example").glob("*.png"))
+    assert cli.main(["predict", str(run), *map(str, files), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    from PIL import Image
+
+    frames = np.stack([np.asarray(Image.open(f)) for f in files])[None, ..., None]
+    loaded = load_run(run)
+    expected = loaded.model.predict(frames, verbose=0)[0]
+    np.testing.assert_allclose(list(answer["probabilities"].values()), expected, rtol=1e-6)
+    assert list(answer["probabilities"]) == list(loaded.class_names)
+    assert answer["class_id"] == expected.argmax()
+    assert answer["label"] == loaded.class_names[answer["class_id"]]
+    assert cli.main(["predict", str(run), *map(str, files)]) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith(answer["label"] + " (")
+    assert len(rest) == 7
+    assert cli.main(["predict", str(run), *map(str, files), "--invert", "--json"]) == 0
+    inverted = json.loads(capsys.readouterr().out)
+    expected = loaded.model.predict(255 - frames, verbose=0)[0]
+    np.testing.assert_allclose(list(inverted["probabilities"].values()), expected, rtol=1e-6)
+
+
+def test_a_folder_that_is_no_run(fails, tmp_path):
+    assert "expected a run directory" in fails("predict", tmp_path, "a", "b", "c", "d")
+    assert "expected a run directory" in fails("evaluate", tmp_path / "none")
+
+
+def test_bad_frames(fails, trained, tmp_path):
+    run, _ = trained
+    files = sorted((run / "example").glob("*.png"))
+    assert "expected 4 image files, one for each frame; received 3" in fails(
+        "predict", run, *files[:3]
+    )
+    assert "none.png: expected an image file; found nothing" in fails(
+        "predict", run, *files[:3], tmp_path / "none.png"
+    )
+    (tmp_path / "bad.png").write_bytes(files[0].read_bytes()[:60])
+    assert "bad.png: expected an image that can be read" in fails(
+        "predict", run, *files[:3], tmp_path / "bad.png"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Expected one of {train, evaluate, predict"),
+        (["fly"], "fly"),
+        (["train", "--fly"], "Unrecognized options: --fly"),
+        (["train", "--batch-size", "many"], "--batch-size"),
+        (["train", "--batch-size", "0"], "batch_size: expected 1 to 1e+06; received 0"),
+        (["train", "--strategy", "tpu"], "--strategy"),
+        (["train", "--dataset", "no_such_set"], "or an image set of TensorFlow Datasets"),
+        (
+            ["train", "--model", "flat_mlp", "--bidirectional"],
+            "bidirectional: expected its default",
+        ),
+        (["evaluate"], "Missing from keras-cnnlstm evaluate"),
+    ],
+)
+def test_bad_flags(fails, arguments, message):
+    assert message in fails(*arguments)
+
+
+def test_training_that_fails_by_its_numbers_is_no_bad_input(monkeypatch, capsys):
+    def diverge(config):
+        raise FloatingPointError("the loss is no longer a number")
+
+    monkeypatch.setattr(cli, "_train", diverge)
+    assert cli.main(["train"]) == 1
+    assert capsys.readouterr().err == "keras-cnnlstm: the loss is no longer a number\n"
+
+
+def test_interrupting_leaves_no_traceback(monkeypatch, capsys):
+    def interrupt(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_train", interrupt)
+    assert cli.main(["train"]) == 130
+    assert capsys.readouterr().err == "keras-cnnlstm: interrupted\n"
+
+
+def test_a_mistake_in_the_program_is_not_taken_for_bad_input(monkeypatch):
+    def mistake(config):
+        raise TypeError("ours")
+
+    monkeypatch.setattr(cli, "_train", mistake)
+    with pytest.raises(TypeError):
+        cli.main(["train"])
+
+
+def test_debugging_shows_the_traceback(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("KERAS_CNNLSTM_DEBUG", "1")
+    assert cli.main(["evaluate", str(tmp_path)]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"]])
+def test_help_teaches_without_loading_tensorflow(command):
+    code = (
+        "import sys\nfrom keras_cnnlstm.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print({'keras', 'tensorflow', 'numpy'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert done.stderr == "set()\n"
+    assert "usage: keras-cnnlstm" in done.stdout
+    if command == ["train"]:
+        assert "--learning-rate" in done.stdout
+        assert "Step size of Adam" in done.stdout

@@ -1,0 +1,108 @@
+"""`TrainConfig`: its checks, its JSON, and that it costs nothing to import."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keras_cnnlstm.config import TrainConfig
+
+
+def test_json_round_trip():
+    config = TrainConfig(dataset="mnist", lstm_units=(64, 32), dropout=0, data_dir="x")
+    assert TrainConfig.from_json(config.to_json()) == config
+
+
+def test_epochs_follow_the_data_set_unless_given():
+    assert TrainConfig().epochs == 8
+    assert TrainConfig(dataset="mnist").epochs == 40
+    assert TrainConfig(dataset="mnist", epochs=3).epochs == 3
+    assert TrainConfig(epochs=3, steps_per_epoch=7).num_steps == 21
+
+
+def test_default_run_dir_takes_the_first_free_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig(dataset="emnist/digits")
+    names = []
+    for _ in range(3):
+        names.append(str(config.default_run_dir))
+        config.default_run_dir.mkdir(parents=True)
+    base = "runs/emnist-digits-cnn_lstm"
+    assert names == [base, f"{base}-2", f"{base}-3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("length", 1, "length: expected 2 to 32; received 1"),
+        ("batch_size", 0, r"batch_size: expected 1 to 1e\+06; received 0"),
+        ("epochs", 0, r"epochs: expected 1 to 1e\+06; received 0"),
+        ("steps_per_epoch", 0, "steps_per_epoch: expected 1 to"),
+        ("learning_rate", 0.0, "learning_rate: expected 1e-12 to 1000; received 0.0"),
+        ("learning_rate", float("nan"), "learning_rate: .* received nan"),
+        ("balance", -0.1, "balance: expected 0 to 1; received -0.1"),
+        ("dropout", 1.0, "dropout: expected 0 to 0.999; received 1.0"),
+        ("seed", -1, "seed: expected 0 to"),
+        ("lstm_units", (), r"lstm_units: expected one or more positive numbers; received \(\)"),
+        ("lstm_units", (8, 0), r"received \(8, 0\)"),
+        ("lstm_units", 8, r"lstm_units: expected tuple\[int, \.\.\.\]; received 8"),
+        ("model", "resnet", "model: expected one of 'cnn_lstm', 'flat_mlp', .*; received 'resnet'"),
+        ("length", 4.5, "length: expected int; received 4.5"),
+        ("length", True, "length: expected int; received True"),
+        ("balance", "half", "balance: expected float; received 'half'"),
+        ("augment", 1, "augment: expected bool; received 1"),
+        ("data_dir", 7, r"data_dir: expected str \| None; received 7"),
+    ],
+)
+def test_bad_options(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"config: expected a JSON object; received bad JSON \(Expecting"),
+        ("[" * 100_000, "config: expected a JSON object"),
+        ("[1]", "expected a JSON object; received list"),
+        ('{"epoch": 3}', r"expected options of TrainConfig; received \['epoch'\] too"),
+        ('{"epochs": "3"}', r"epochs: expected int \| None; received '3'"),
+    ],
+)
+def test_bad_json(text, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig.from_json(text)
+
+
+def test_every_option_is_described():
+    source = Path(sys.modules[TrainConfig.__module__].__file__).read_text()
+    for field in dataclasses.fields(TrainConfig):
+        assert f"\n    {field.name}: " in source
+        after = source.split(f"\n    {field.name}: ", 1)[1].split("\n", 1)[1].lstrip()
+        assert after.startswith('"""'), field.name
+
+
+def test_choices_are_those_of_the_models():
+    from typing import get_args
+
+    from keras_cnnlstm.encoders import ENCODERS
+    from keras_cnnlstm.models import MODELS
+    from keras_cnnlstm.runtime import Precision, Strategy
+
+    choices = {f.name: get_args(f.type) for f in dataclasses.fields(TrainConfig)}
+    assert set(choices["model"]) == set(MODELS)
+    assert set(choices["encoder"]) == set(ENCODERS)
+    assert choices["precision"] == get_args(Precision)
+    assert choices["strategy"] == get_args(Strategy)
+
+
+def test_importing_package_and_command_line_loads_nothing_heavy():
+    code = (
+        "import json, sys, keras_cnnlstm, keras_cnnlstm.cli;"
+        "print(json.dumps([m for m in sys.modules if '.' not in m]))"
+    )
+    loaded = json.loads(subprocess.check_output([sys.executable, "-c", code]))
+    assert not {"keras", "tensorflow", "numpy", "sklearn", "matplotlib"} & set(loaded)

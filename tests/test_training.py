@@ -1,0 +1,198 @@
+"""A whole run in small: files, scores, repeatability, and runs that cannot be."""
+
+import csv
+import json
+import os
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_cnnlstm import training
+from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.digits import LabeledImages, load_digits
+from keras_cnnlstm.evaluation import score_digits
+from keras_cnnlstm.tasks import Trend
+from keras_cnnlstm.training import load_run, replacing, task_for, train
+
+SHORT = {
+    "length": 2, "epochs": 3, "steps_per_epoch": 60, "batch_size": 32, "validation_sequences": 50,
+    "test_sequences": 200, "lstm_units": (16,), "dropout": 0.1, "precision": "float32",
+    "learning_rate": 3e-3, "augment": False,
+}  # fmt: skip
+
+
+def short(path, **changes):
+    return TrainConfig(**(SHORT | {"run_dir": str(path)} | changes))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(short(tmp_path_factory.mktemp("runs") / "run"))
+
+
+def test_a_run_is_a_directory(run):
+    files = sorted(str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file())
+    assert files == [
+        "checkpoints/last.keras", "config.json", "confusion.png", "example/1.png", "example/2.png",
+        "history.csv", "history.png", "metrics.json", "model.keras",
+    ]  # fmt: skip
+    for name in ("history.png", "confusion.png", "example/1.png"):
+        with Image.open(run.path / name) as image:
+            image.load()
+    assert json.loads((run.path / "metrics.json").read_text()) == run.metrics
+
+
+def test_history_has_a_line_an_epoch_and_the_best_one_is_kept(run):
+    rows = list(csv.DictReader((run.path / "history.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert rows[0].keys() == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy"}
+    best = np.argmax([float(row["val_accuracy"]) for row in rows]) + 1
+    assert run.metrics["training"]["best_epoch"] == best
+    assert run.metrics["training"]["sequences"] == 3 * 60 * 32
+
+
+def test_loading_brings_back_model_config_and_names(run):
+    loaded = load_run(run.path)
+    assert loaded.config == run.config
+    assert loaded.metrics == run.metrics
+    assert loaded.class_names == ("constant", "rising", "falling")
+    frames = np.random.default_rng(0).integers(0, 256, (5, 2, 28, 28, 1), np.uint8)
+    np.testing.assert_array_equal(
+        loaded.model.predict(frames, verbose=0), run.model.predict(frames, verbose=0)
+    )
+
+
+def test_the_scores_are_those_of_the_saved_model_on_test_digits(run):
+    task = Trend(2)
+    again = score_digits(load_run(run.path).model, load_digits().test, task, num_sequences=200)
+    assert again == run.metrics["test"]
+    assert again["natural"]["accuracy"] > 0.5  # it learned something: constant guessing gives 0.45
+
+
+def test_the_last_model_can_go_on_training(run):
+    last = keras.models.load_model(run.path / "checkpoints" / "last.keras", safe_mode=True)
+    assert int(last.optimizer.iterations) == 180
+    best = zipfile.ZipFile(run.path / "model.keras").getinfo("model.weights.h5").file_size
+    whole = (
+        zipfile.ZipFile(run.path / "checkpoints/last.keras").getinfo("model.weights.h5").file_size
+    )
+    assert whole > 2.5 * best  # the optimizer's two moments are in the one and not in the other
+
+
+def test_same_seed_same_numbers_and_another_seed_others(run, tmp_path):
+    again = train(short(tmp_path / "again"))
+    assert again.metrics["test"] == run.metrics["test"]
+    assert (tmp_path / "again" / "history.csv").read_text() == (
+        run.path / "history.csv"
+    ).read_text()
+    for a, b in zip(again.model.get_weights(), run.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    other = train(short(tmp_path / "other", seed=1, epochs=1))
+    history = (tmp_path / "other" / "history.csv").read_text().splitlines()
+    assert history[1] != (run.path / "history.csv").read_text().splitlines()[1]
+    assert other.config.seed == 1
+
+
+@pytest.mark.parametrize("model", ["flat_mlp", "channel_cnn"])
+def test_the_baselines_train_too(model, tmp_path):
+    config = TrainConfig(model=model, epochs=1, steps_per_epoch=2, validation_sequences=10,
+                         test_sequences=10, schedule="constant", augment=False,
+                         run_dir=str(tmp_path / "run"))  # fmt: skip
+    assert load_run(train(config).path).model.name == model
+
+
+def test_as_many_digits_as_the_images_have_classes():
+    images = LabeledImages(np.zeros((3, 8, 8, 1), np.uint8), [0, 1, 4])
+    assert task_for(TrainConfig(length=3), images) == Trend(3, num_digits=5)
+
+
+class TestRefused:
+    def test_a_run_directory_that_exists(self, run):
+        with pytest.raises(
+            FileExistsError, match=r"run_dir: expected a path that does not exist; .*does"
+        ):
+            train(short(run.path))
+        assert load_run(run.path).metrics == run.metrics
+
+    def test_an_option_that_the_model_does_not_have(self, tmp_path):
+        with pytest.raises(
+            ValueError, match=r"lstm_units: expected its default with model flat_mlp"
+        ):
+            train(short(tmp_path / "run", model="flat_mlp"))
+        assert not (tmp_path / "run").exists()
+
+    def test_tensorboard_without_the_package(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(training, "find_spec", lambda name: None)
+        with pytest.raises(ValueError, match=r'pip install "keras-cnnlstm\[tensorboard\]"'):
+            train(short(tmp_path / "run", tensorboard=True))
+
+    def test_a_loss_that_is_no_number(self, tmp_path):
+        config = short(tmp_path / "run", learning_rate=1e3, model="flat_mlp", lstm_units=(128,),
+                       schedule="constant", epochs=30)  # fmt: skip
+
+        def explode(self, epoch, logs=None):
+            self.history.append({"loss": float("nan"), "val_accuracy": 0.0})
+            self.model.stop_training = True
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training._RunWriter, "on_epoch_end", explode)
+            with pytest.raises(
+                FloatingPointError, match=r"in epoch 1\. Lower learning_rate, now 1000"
+            ):
+                train(config)
+
+
+class TestUnreadable:
+    @pytest.fixture
+    def copy(self, run, tmp_path):
+        for name in ("config.json", "metrics.json", "model.keras"):
+            (tmp_path / name).write_bytes((run.path / name).read_bytes())
+        return tmp_path
+
+    def test_no_directory(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"expected a run directory.*no such directory"):
+            load_run(tmp_path / "none")
+
+    @pytest.mark.parametrize("name", ["config.json", "metrics.json", "model.keras"])
+    def test_a_file_is_missing(self, copy, name):
+        (copy / name).unlink()
+        with pytest.raises(FileNotFoundError, match=f"expected a run directory.*it has no {name}"):
+            load_run(copy)
+
+    @pytest.mark.parametrize("content", [b"", b"PK\3\4 no", "half"])
+    def test_a_damaged_model(self, copy, content):
+        whole = (copy / "model.keras").read_bytes()
+        (copy / "model.keras").write_bytes(
+            whole[: len(whole) // 2] if content == "half" else content
+        )
+        with pytest.raises(ValueError, match=r"model\.keras: expected a model in Keras' format"):
+            load_run(copy)
+
+    @pytest.mark.parametrize("name", ["config.json", "metrics.json"])
+    @pytest.mark.parametrize(
+        ("content", "message"), [(b"{", "expected .*JSON"), (b"\xff\xfe", "expected UTF-8 text")]
+    )
+    def test_damaged_json(self, copy, name, content, message):
+        (copy / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            load_run(copy)
+
+
+class TestReplacing:
+    def test_the_file_appears_whole(self, tmp_path):
+        with replacing(tmp_path / "a.txt") as temporary:
+            temporary.write_text("new")
+            assert not (tmp_path / "a.txt").exists()
+        assert os.listdir(tmp_path) == ["a.txt"]
+
+    def test_an_error_leaves_the_old_file(self, tmp_path):
+        (tmp_path / "a.txt").write_text("old")
+
+        with pytest.raises(KeyError), replacing(tmp_path / "a.txt") as temporary:
+            temporary.write_text("half")
+            raise KeyError
+        assert os.listdir(tmp_path) == ["a.txt"]
+        assert (tmp_path / "a.txt").read_text() == "old"
