@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -45,10 +45,10 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Tell the class of one sequence of image files."""
+    """Tell the class of one sequence of image files, with a run or an exported model."""
 
-    run: tyro.conf.Positional[Path]
-    """Run directory, as `train` writes it."""
+    model: tyro.conf.Positional[Path]
+    """Run directory, or an export of any format (a SavedModel is code: trust its maker)."""
 
     frames: tyro.conf.Positional[tuple[Path, ...]]
     """One image file for each frame, in order; any size, any mode."""
@@ -60,10 +60,64 @@ class Predict:
     """Print label, class index and all probabilities as JSON."""
 
 
+@dataclass(frozen=True)
+class Stream:
+    """Read a folder of frames one by one, and tell the answer after each."""
+
+    run: tyro.conf.Positional[Path]
+    """Run directory, as `train` writes it."""
+
+    source: tyro.conf.Positional[Path]
+    """Folder of image files, read in natural order of their names (2.png before 10.png)."""
+
+    invert: bool = False
+    """The images show dark strokes on light paper; the model was trained on light on dark."""
+
+    json: bool = False
+    """Print each answer as a line of JSON."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Take a model out: write it in a format that runs without this package, and prove it equal."""
+
+    run: tyro.conf.Positional[Path]
+    """Run directory, as `train` writes it."""
+
+    directory: tyro.conf.Positional[Path]
+    """Where to write; for a SavedModel the directory over its versions, else a new one."""
+
+    format: Literal["saved_model", "litert", "onnx"] = "saved_model"
+    """For TensorFlow Serving; for phones and small devices; for ONNX Runtime and browsers."""
+
+    version: int | None = None
+    """Of a SavedModel; by default one more than the newest in the directory."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Time the reference model on this machine: against stock Keras, the data, and streaming."""
+
+    batch_size: int = 64
+    """Sequences in a training batch."""
+
+    length: int = 4
+    """Frames in a sequence (T)."""
+
+    repeats: int = 15
+    """Turns of each comparison; more take longer and scatter less."""
+
+    json: bool = False
+    """Print the rows as JSON."""
+
+
 _Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Stream, tyro.conf.subcommand("stream")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
 )
 
 
@@ -81,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = _parse(arguments)
         _load_tensorflow()
-        {TrainConfig: _train, Evaluate: _evaluate, Predict: _predict}[type(command)](command)
+        _run(command)
     except BrokenPipeError:  # whoever reads the output has had enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -94,6 +148,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("keras-cnnlstm: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _run(command) -> None:
+    actions = {
+        TrainConfig: _train,
+        Evaluate: _evaluate,
+        Predict: _predict,
+        Stream: _stream,
+        Export: _export,
+        Benchmark: _benchmark,
+    }
+    actions[type(command)](command)
 
 
 def _parse(arguments):
@@ -183,11 +249,9 @@ def _print_scores(scores, summary):
 
 def _predict(command):
     from keras_cnnlstm.clips import load_frames
-    from keras_cnnlstm.training import load_run
 
-    run = load_run(command.run)
-    time, height, width, channels = run.model.input_shape[1:]
-    if len(command.frames) != time:
+    predict, (time, height, width, channels), class_names = _open(command.model)
+    if len(command.frames) != (time or len(command.frames)):
         raise ValueError(
             f"frames: expected {time} image files, one for each frame; received "
             f"{len(command.frames)}."
@@ -195,16 +259,74 @@ def _predict(command):
     frames = load_frames(
         command.frames, image_size=(height, width), channels=channels, invert=command.invert
     )
-    probabilities = run.model.predict(frames[None], verbose=0)[0]
+    probabilities = predict(frames[None])[0]
     best = int(probabilities.argmax())
-    named = dict(zip(run.class_names, probabilities.tolist(), strict=True))
+    named = dict(zip(class_names, probabilities.tolist(), strict=True))
     if command.json:
-        answer = {"label": run.class_names[best], "class_id": best, "probabilities": named}
+        answer = {"label": class_names[best], "class_id": best, "probabilities": named}
         print(json.dumps(answer, indent=2))
         return
-    print(f"{run.class_names[best]} ({probabilities[best]:.1%})")
+    print(f"{class_names[best]} ({probabilities[best]:.1%})")
     for name, p in sorted(named.items(), key=lambda item: -item[1]):
         print(f"  {p:6.1%}  {name}")
+
+
+def _open(path):
+    """What answers for frames, the shape of a sequence, and the classes' names."""
+    from keras_cnnlstm.artefacts import is_artefact, load_artefact
+    from keras_cnnlstm.training import load_run
+
+    if is_artefact(path):
+        artefact = load_artefact(path)
+        return artefact.predict, artefact.input_shape, artefact.class_names
+    run = load_run(path)
+
+    def predict(frames):
+        return run.model.predict(frames, verbose=0)
+
+    return predict, run.model.input_shape[1:], run.class_names
+
+
+def _stream(command):
+    from keras_cnnlstm.clips import frame_files, load_frames
+    from keras_cnnlstm.streaming import FrameStream
+    from keras_cnnlstm.training import load_run
+
+    run = load_run(command.run)
+    live = FrameStream(run.model, run.class_names)
+    height, width, channels = live.stream.frame_shape
+    for file in frame_files(command.source):
+        (frame,) = load_frames(
+            [file], image_size=(height, width), channels=channels, invert=command.invert
+        )
+        answer = live.push(frame)
+        confidence = float(answer.probabilities[answer.class_id])
+        if command.json:
+            named = dict(zip(run.class_names, answer.probabilities.tolist(), strict=True))
+            line = {"step": answer.step, "file": str(file), "label": answer.label}
+            print(json.dumps(line | {"probabilities": named}), flush=True)
+        else:
+            print(f"{answer.step:5}  {file.name:20}  {answer.label} ({confidence:.1%})", flush=True)
+
+
+def _export(command):
+    from keras_cnnlstm.export import export
+
+    done = export(command.run, command.directory, command.format, version=command.version)
+    print(f"written to {done.path}")
+    print(json.dumps(done.parity, indent=2))
+
+
+def _benchmark(command):
+    from keras_cnnlstm.benchmark import benchmark
+
+    rows = benchmark(batch_size=command.batch_size, length=command.length, repeats=command.repeats)
+    if command.json:
+        print(json.dumps([row._asdict() for row in rows], indent=2))
+        return
+    width = max(len(row.name) for row in rows)
+    for row in rows:
+        print(f"{row.name:<{width}}  {row.seconds * 1e3:9.3f} ms  {row.remark}")
 
 
 if __name__ == "__main__":

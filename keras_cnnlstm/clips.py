@@ -1,5 +1,6 @@
 """Image sequences on disk: files of frames brought to the shape a model takes."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +43,37 @@ def load_frames(
     if not frames:
         raise ValueError("load_frames: `paths` must name one file for each frame; received none.")
     return np.stack(frames)
+
+
+_IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+
+
+def frame_files(folder: str | Path) -> list[Path]:
+    """The image files of a folder, in the natural order of their names: 2.png before 10.png.
+
+    Args:
+        folder: where the frames of one sequence lie. Other files in it are left out.
+
+    Returns:
+        Their paths, one at least.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no image file in it.
+    """
+    folder = Path(folder)
+    files = [p for p in folder.glob("*") if p.suffix.lower() in _IMAGE_SUFFIXES and p.is_file()]
+    if not files:
+        found = "none in it" if folder.is_dir() else "no such folder"
+        raise FileNotFoundError(
+            f"{folder}: expected a folder of image files ({', '.join(_IMAGE_SUFFIXES)}); found "
+            f"{found}."
+        )
+    return sorted(files, key=_natural_order)
+
+
+def _natural_order(path):
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts], path.name
 
 
 def _load_frame(path, image_size, channels, invert):

@@ -12,7 +12,7 @@ RANKS = {
     "models": 2,
     "evaluation": 3, "streaming": 3,
     "training": 4,
-    "export": 5,
+    "export": 5, "benchmark": 5,
     "cli": 6,
 }  # fmt: skip
 WITH_TENSORFLOW = {"pipeline", "clips", "runtime", "evaluation", "training", "export", "cli"}

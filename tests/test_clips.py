@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from keras_cnnlstm import clips
-from keras_cnnlstm.clips import load_frames
+from keras_cnnlstm.clips import frame_files, load_frames
 
 
 @pytest.fixture
@@ -122,3 +122,20 @@ def test_bad_arguments(save):
         load(save(ramp()), channels=2)
     with pytest.raises(ValueError, match="`paths` must name one file for each frame"):
         load_frames([], image_size=(28, 28))
+
+
+class TestFrameFiles:
+    def test_natural_order_and_images_only(self, tmp_path):
+        for name in ("10.png", "2.PNG", "1b.jpg", "1a.jpg", "notes.txt", "b2.gif", "b10.gif"):
+            (tmp_path / name).touch()
+        (tmp_path / "folder.png").mkdir()
+        names = [p.name for p in frame_files(tmp_path)]
+        assert names == ["1a.jpg", "1b.jpg", "2.PNG", "10.png", "b2.gif", "b10.gif"]
+
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(
+            FileNotFoundError, match=r"expected a folder of image files.*none in it"
+        ):
+            frame_files(tmp_path)
+        with pytest.raises(FileNotFoundError, match="no such folder"):
+            frame_files(tmp_path / "none")

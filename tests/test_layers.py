@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_cnnlstm.layers import TimeDistributed
+from keras_cnnlstm.layers import LSTM, TimeDistributed
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
@@ -187,3 +187,83 @@ def test_inputs_without_a_time_axis():
 def test_no_layer():
     with pytest.raises(ValueError, match=r"`keras\.layers\.Layer` instance"):
         TimeDistributed("conv")
+
+
+class TestLSTM:
+    """The layer that projects all steps at once, against Keras's own with the same weights."""
+
+    def pair(self, **options):
+        stock = layers.LSTM(5, **options)
+        ours = LSTM(5, unroll=True, **options)
+        for layer in (stock, ours):
+            layer.build((None, 4, 3))
+        rng = np.random.default_rng(0)
+        stock.set_weights([rng.normal(0, 1, w.shape) for w in stock.get_weights()])
+        ours.set_weights(stock.get_weights())
+        return stock, ours
+
+    def sequences(self, seed=1):
+        return np.random.default_rng(seed).normal(0, 1, (6, 4, 3)).astype("float32")
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"return_sequences": True},
+            {"return_state": True, "return_sequences": True},
+            {"go_backwards": True, "return_sequences": True},
+            {"use_bias": False},
+            {"activation": "relu", "recurrent_activation": "hard_sigmoid"},
+        ],
+    )
+    def test_equals_the_stock_layer(self, options):
+        stock, ours = self.pair(**options)
+        x = self.sequences()
+        for a, b in zip(keras.tree.flatten(ours(x)), keras.tree.flatten(stock(x)), strict=True):
+            assert a.shape == b.shape
+            np.testing.assert_allclose(numpy(a), numpy(b), rtol=1e-5, atol=1e-6)
+
+    def test_a_given_initial_state_and_a_mask(self):
+        stock, ours = self.pair()
+        x, state = self.sequences(), [np.full((6, 5), v, "float32") for v in (0.3, -0.2)]
+        np.testing.assert_allclose(
+            numpy(ours(x, initial_state=state)), numpy(stock(x, initial_state=state)), atol=1e-6
+        )
+        mask = np.arange(4) < np.array([4, 1, 2, 3, 4, 1])[:, None]
+        padded = np.where(mask[..., None], x, 1e3).astype("float32")
+        np.testing.assert_allclose(
+            numpy(ours(padded, mask=mask)), numpy(stock(x, mask=mask)), atol=1e-6
+        )
+
+    @pytest.mark.parametrize("dropout", ["dropout", "recurrent_dropout"])
+    def test_dropout_is_the_stock_layer_s(self, dropout):
+        _, ours = self.pair(**{dropout: 0.5})
+        x = self.sequences()
+        np.testing.assert_array_equal(numpy(ours(x)), numpy(ours(x)))
+        assert np.abs(numpy(ours(x, training=True)) - numpy(ours(x))).max() > 1e-2
+
+    def test_same_training_as_the_stock_layer(self):
+        def trained(layer):
+            model = keras.Sequential([keras.Input((4, 3)), layer, layers.Dense(1, "sigmoid")])
+            model.layers[-1].set_weights([np.full((5, 1), 0.5), np.zeros(1)])
+            model.compile(keras.optimizers.SGD(0.5), "mse")
+            for seed in range(5):
+                model.train_on_batch(self.sequences(seed), np.arange(6) % 2)
+            return layer.get_weights()
+
+        for a, b in zip(*map(trained, self.pair()), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+    def test_bidirectional_and_saving(self, tmp_path):
+        inputs = keras.Input((4, 3))
+        ours = layers.Bidirectional(LSTM(5, unroll=True, return_sequences=True))
+        model = keras.Model(inputs, ours(inputs))
+        stock = layers.Bidirectional(layers.LSTM(5, return_sequences=True))
+        stock.build((None, 4, 3))
+        stock.set_weights(model.get_weights())
+        x = self.sequences()
+        np.testing.assert_allclose(numpy(model(x)), numpy(stock(x)), atol=1e-6)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+        assert type(loaded.layers[-1].forward_layer) is LSTM
+        np.testing.assert_array_equal(numpy(loaded(x)), numpy(model(x)))

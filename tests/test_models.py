@@ -96,6 +96,11 @@ def test_reference_parameters():
     ]  # fmt: skip
 
 
+def test_the_baselines_are_of_the_same_size():
+    for build in (flat_mlp, channel_cnn):
+        assert abs(build().count_params() / 1_691_399 - 1) < 0.05
+
+
 def test_the_two_spellings_are_one_model():
     by_layer, by_encoder = cnn_lstm(wrap="layer"), cnn_lstm(wrap="encoder")
     x = batch((4, 28, 28, 1), 2)
