@@ -273,18 +273,24 @@ def _predict(command):
 
 def _open(path):
     """What answers for frames, the shape of a sequence, and the classes' names."""
-    from keras_cnnlstm.artefacts import is_artefact, load_artefact
+    from keras_cnnlstm.artefacts import load_artefact
     from keras_cnnlstm.training import load_run
 
-    if is_artefact(path):
+    if (path / "config.json").is_file():
+        run = load_run(path)
+
+        def predict(frames):
+            return run.model.predict(frames, verbose=0)
+
+        return predict, run.model.input_shape[1:], run.class_names
+    try:
         artefact = load_artefact(path)
-        return artefact.predict, artefact.input_shape, artefact.class_names
-    run = load_run(path)
-
-    def predict(frames):
-        return run.model.predict(frames, verbose=0)
-
-    return predict, run.model.input_shape[1:], run.class_names
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path}: expected a run directory, as keras-cnnlstm train writes it, or an exported "
+            f"model; found {'neither in this folder' if path.is_dir() else 'no such folder'}."
+        ) from error
+    return artefact.predict, artefact.input_shape, artefact.class_names
 
 
 def _stream(command):

@@ -189,8 +189,8 @@ def _prepare(builder):
         except tfds.core.download.download_manager.NonMatchingChecksumError as error:
             raise ValueError(
                 f"load_digits: a file of data set {builder.name!r} is not the original "
-                f"({' '.join(str(error).split())}). Replace it in {_downloads(builder)} and try "
-                "again."
+                f"({' '.join(str(error).split())}). Replace it in {_downloads(builder)}, or, if it "
+                "belongs to another data set, give another data_dir."
             ) from error
     return builder.info.splits
 

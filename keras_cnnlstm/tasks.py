@@ -163,8 +163,7 @@ class Trend:
             row = ((remaining + labels[:, None]) * self.num_classes + state) * self.num_digits
             weights = xp.take(rows[:, 0], row + digit)  # (B, D)
             total = xp.cumsum(weights, axis=1)
-            # The factor keeps a uniform next to 1 from rounding up to the total itself.
-            below = total <= uniforms[:, t : t + 1] * (1 - 1e-15) * total[:, -1:]
+            below = total <= uniforms[:, t : t + 1] * total[:, -1:]
             drawn.append(xp.sum(xp.where(below, 1, 0), axis=1)[:, None])  # (B, 1)
             if t > 0:
                 state = xp.take_along_axis(state, drawn[-1], axis=1)

@@ -8,13 +8,13 @@ from keras_cnnlstm.digits import LabeledImages
 
 @pytest.fixture(scope="session")
 def coded_images():
-    """40 images of 6x5 pixels, each telling its digit and its index by its pixels' values.
+    """55 images of 6x5 pixels, each telling its digit and its index by its pixels' values.
 
-    Four images of each digit: all pixels are `20 * digit + k`, k = 0..3, in a shuffled order.
+    `digit + 1` images of each digit: all pixels are `20 * digit + k`, k = 0, 1, ..., shuffled.
     """
-    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 4))
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), np.arange(1, 11)))
     seen = np.zeros(10, int)
-    images = np.empty((40, 6, 5, 1), np.uint8)
+    images = np.empty((55, 6, 5, 1), np.uint8)
     for i, label in enumerate(labels):
         images[i] = 20 * label + seen[label]
         seen[label] += 1

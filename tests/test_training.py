@@ -104,6 +104,13 @@ def test_the_baselines_train_too(model, tmp_path):
     assert load_run(train(config).path).model.name == model
 
 
+def test_tensorboard_logs_training_and_validation(tmp_path):
+    pytest.importorskip("tensorboard")
+    run = train(short(tmp_path / "run", tensorboard=True, epochs=1))
+    logs = {p.parent.name for p in (run.path / "tensorboard").rglob("events.out.*")}
+    assert logs == {"train", "validation"}
+
+
 def test_as_many_digits_as_the_images_have_classes():
     images = LabeledImages(np.zeros((3, 8, 8, 1), np.uint8), [0, 1, 4])
     assert task_for(TrainConfig(length=3), images) == Trend(3, num_digits=5)
