@@ -8,14 +8,18 @@ import keras_cnnlstm
 PACKAGE = Path(keras_cnnlstm.__file__).parent
 RANKS = {
     "tasks": 0, "digits": 0, "clips": 0, "layers": 0, "runtime": 0, "config": 0,
-    "pipeline": 1, "encoders": 1,
+    "artefacts": 0, "endpoints": 0,
+    "pipeline": 1, "encoders": 1, "parity": 1,
     "models": 2,
     "evaluation": 3, "streaming": 3,
-    "training": 4,
+    "training": 4, "converters": 4,
     "export": 5, "benchmark": 5,
     "cli": 6,
 }  # fmt: skip
-WITH_TENSORFLOW = {"pipeline", "clips", "runtime", "evaluation", "training", "export", "cli"}
+WITH_TENSORFLOW = {
+    "pipeline", "clips", "runtime", "evaluation", "training", "cli",
+    "artefacts", "endpoints", "parity", "converters", "export",
+}  # fmt: skip
 
 
 def modules():

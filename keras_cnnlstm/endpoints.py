@@ -1,0 +1,285 @@
+"""The functions that an export answers to: what a request is turned into, and an answer named.
+
+    serving_default  frames (B, T, H, W, C) uint8 -> probabilities, class_id, label
+    serve_images     images (B, T), encoded PNG or JPEG -> the same
+    init_states      batch -> the states of that many streams before their first frame
+    step             frame (B, H, W, C) uint8 and states -> probabilities and the next states
+
+A graph cannot know who calls it, so the SavedModel's functions check shapes themselves: without
+that, 4 sequences of 3 frames given to a model of 4 frames are answered as 3 sequences of 4.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+MAX_PIXELS = 16_000_000  # of one encoded image, checked before it is decoded
+_AT_ONCE = 4  # images decoded side by side; the largest take most of a gigabyte each
+
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_SHORTEST = 26  # bytes; the header that tells a PNG's size and depth takes fewer
+
+
+def input_specs(model: keras.Model) -> dict[str, tf.TensorSpec]:
+    """The model's inputs by name, with free sizes as `None`."""
+    return {t.name: tf.TensorSpec(t.shape, t.dtype, name=t.name) for t in model.inputs}
+
+
+def call(model: keras.Model, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's outputs by name, for inputs by name, whichever way it was built.
+
+    The only output of a softmax layer is named `probabilities`, whatever the layer's name.
+    """
+    given = keras.tree.map_structure(lambda t: tf.convert_to_tensor(inputs[t.name]), model.input)
+    outputs = model(given, training=False)
+    if isinstance(outputs, Mapping):
+        return dict(outputs)
+    return dict(zip(output_names(model), keras.tree.flatten(outputs), strict=True))
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """Names of the outputs, in the order of the model's."""
+    if isinstance(model.output, Mapping):
+        return list(model.output)
+    names = list(model.output_names)
+    last = next((layer for layer in model.layers if [layer.name] == names), None)
+    if getattr(last, "activation", None) is keras.activations.softmax:
+        return ["probabilities"]
+    return names
+
+
+def serving(model: keras.Model, class_names: Sequence[str] | None = None, *, checked: bool = True):
+    """The whole-sequence function of an export.
+
+    Args:
+        model: the model to answer with.
+        class_names: also answer with a `label` text for each probability vector.
+        checked: refuse inputs of the wrong shape, empty batches and lengths out of range.
+            Formats that hold no assertions do without.
+
+    Returns:
+        A concrete function from the model's inputs to its outputs, and `class_id` int32 and
+        `label` next to `probabilities`.
+    """
+    specs = input_specs(model)
+
+    def serving_default(**inputs):
+        if checked:
+            inputs = _checked(inputs, specs)
+        return _named(call(model, inputs), class_names)
+
+    return tf.function(serving_default, autograph=False).get_concrete_function(**specs)
+
+
+def image_serving(model: keras.Model, class_names: Sequence[str]):
+    """The same function for encoded images: PNG or JPEG, of any size, grey or colour.
+
+    Images are brought to the model's form as `clips.load_frames` does: transparent parts on
+    black, grey or colour as the model has it, scaled to fit by averaging over areas, padded with
+    the median colour of the outermost pixels. Orientation tags of cameras are not followed. Images
+    of more than `MAX_PIXELS` are refused: a small file can hold a very large one.
+
+    Returns:
+        A concrete function from `images (B, T)` strings (and `lengths`) to what `serving` answers.
+    """
+    specs = input_specs(model)
+    frames = specs.pop("frames")
+    images = tf.TensorSpec(frames.shape[:2], tf.string, name="images")
+
+    def serve_images(images, **inputs):
+        images = _checked_shape("images", images, frames)
+        inputs["frames"] = decode_images(images, tuple(frames.shape[2:]))
+        return _named(call(model, _checked(inputs, {"frames": frames, **specs})), class_names)
+
+    function = tf.function(serve_images, autograph=False)
+    return function.get_concrete_function(images=images, **specs)
+
+
+def streaming(step: keras.Model, *, checked: bool = True) -> dict[str, Any]:
+    """The two functions of a stream, from a model that `streaming.step_model` built.
+
+    Args:
+        step: the model of one step.
+        checked: as in `serving`.
+
+    Returns:
+        Concrete functions: `init_states` from a scalar `batch` int32, and `step`.
+    """
+    specs = input_specs(step)
+    sizes = {name: spec.shape[1] for name, spec in specs.items() if name != "frame"}
+
+    def init_states(batch):
+        if checked:
+            with _asserting(batch > 0, "`batch`: expected 1 or more; received", batch):
+                batch = tf.identity(batch)
+        return {name: tf.zeros((batch, units)) for name, units in sizes.items()}
+
+    def one_step(**inputs):
+        if checked:
+            inputs = _checked_states(_checked(inputs, specs))
+        return {name: tf.identity(value) for name, value in call(step, inputs).items()}
+
+    return {
+        "init_states": tf.function(init_states, autograph=False).get_concrete_function(
+            batch=tf.TensorSpec((), tf.int32, name="batch")
+        ),
+        "step": tf.function(one_step, autograph=False).get_concrete_function(**specs),
+    }
+
+
+def decode_images(images: tf.Tensor, frame_shape: tuple[int, int, int]) -> tf.Tensor:
+    """Decodes and scales encoded images inside a graph.
+
+    Args:
+        images: `(B, T)` strings, the bytes of PNG or JPEG files.
+        frame_shape: `(H, W, C)` to bring them to; C is 1 or 3.
+
+    Returns:
+        `(B, T, H, W, C)` uint8.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when run on something else, or on too large an image.
+    """
+    flat = _checked_encoding(tf.reshape(images, [-1]))  # (B*T,)
+    frames = tf.map_fn(
+        lambda image: _frame(image, frame_shape),
+        flat,
+        parallel_iterations=_AT_ONCE,
+        fn_output_signature=tf.TensorSpec(frame_shape, tf.uint8),
+    )
+    return tf.reshape(frames, tf.concat([tf.shape(images), frame_shape], axis=0))
+
+
+def _named(outputs, class_names):
+    if "probabilities" not in outputs:
+        return outputs
+    outputs["class_id"] = tf.argmax(outputs["probabilities"], axis=-1, output_type=tf.int32)
+    if class_names is not None:
+        outputs["label"] = tf.gather(tf.constant(class_names), outputs["class_id"])
+    return outputs
+
+
+def _checked(inputs, specs):
+    inputs = {k: _checked_shape(k, value, specs[k]) for k, value in inputs.items()}
+    if "lengths" in inputs:
+        lengths, time = inputs["lengths"], tf.shape(inputs["frames"])[1]
+        fits = tf.reduce_all((lengths >= 1) & (lengths <= time))
+        with _asserting(fits, "`lengths`: expected 1 to", time, "frames; received", lengths):
+            inputs["lengths"] = tf.identity(lengths)
+    return inputs
+
+
+def _checked_shape(name, value, spec):
+    value = tf.ensure_shape(value, spec.shape[: value.shape.rank])
+    message = f"`{name}`: expected one sequence of one frame at least; received shape"
+    with _asserting(tf.size(value) > 0, message, tf.shape(value)):
+        return tf.identity(value)
+
+
+def _checked_states(inputs):
+    """One state would otherwise be shared by all frames."""
+    counts = tf.stack([tf.shape(value)[0] for value in inputs.values()])
+    message = "expected as many states as frames; received counts"
+    with _asserting(tf.reduce_all(counts == counts[0]), message, counts):
+        return {name: tf.identity(value) for name, value in inputs.items()}
+
+
+def _asserting(condition, *message):
+    """A scope whose operations run only if the condition holds."""
+    return tf.control_dependencies([tf.debugging.Assert(condition, message, summarize=8)])
+
+
+def _checked_encoding(images):
+    """The images `(N,)`, once it is sure that each is a PNG or JPEG."""
+    known = _starts_with(images, _PNG) | _starts_with(images, _JPEG)
+    known &= tf.strings.length(images) >= _SHORTEST
+    message = "`images`: expected encoded PNG or JPEG files; something else is at, counting from 0,"
+    with _asserting(tf.reduce_all(known), message, tf.where(~known)[:, 0]):
+        return tf.identity(images)
+
+
+def _starts_with(images, magic):
+    return tf.strings.substr(images, 0, len(magic)) == magic
+
+
+def _frame(image, shape):
+    """One encoded image -> `(H, W, C)` uint8."""
+    png = _starts_with(image, _PNG)
+    size = tf.cond(png, lambda: _png_size(image), lambda: tf.io.extract_jpeg_shape(image)[:2])
+    pixels = tf.reduce_prod(tf.cast(size, tf.int64))
+    with _asserting(
+        pixels <= MAX_PIXELS, f"`images`: expected at most {MAX_PIXELS:,} pixels; received", size
+    ):
+        image = tf.identity(image)
+    rgb = tf.cond(png, lambda: _decode_png(image), lambda: _decode_jpeg(image))
+    return _fit(_grey(rgb) if shape[2] == 1 else rgb, shape)
+
+
+def _png_size(image):
+    """Height and width as the header says: two big-endian numbers after 16 bytes."""
+    header = tf.strings.substr(image, 16, 8)
+    return tf.io.decode_raw(header, tf.int32, little_endian=False)[::-1]
+
+
+def _decode_png(image):
+    """`(h, w, 3)` float32, whole numbers, transparent parts on black."""
+    rgba = tf.cast(tf.io.decode_png(image, channels=4), tf.float32)
+    # Where an image of fewer bits has no alpha, the decoder puts 1, 3 or 15 for opaque, not 255.
+    bits = tf.io.decode_raw(tf.strings.substr(image, 24, 1), tf.uint8)[0]
+    opaque = 2.0 ** tf.cast(tf.minimum(bits, 8), tf.float32) - 1
+    return _round(rgba[..., :3] * tf.minimum(rgba[..., 3:] / opaque, 1.0))
+
+
+def _decode_jpeg(image):
+    """`(h, w, 3)` float32, whole numbers."""
+    # The accurate transform is the one that image libraries use.
+    rgb = tf.io.decode_jpeg(image, channels=3, dct_method="INTEGER_ACCURATE")
+    return tf.cast(rgb, tf.float32)
+
+
+def _grey(rgb):
+    """`(h, w, 3)` -> `(h, w, 1)`, weighted as in ITU-R BT.601."""
+    return _round(tf.reduce_sum(rgb * (0.299, 0.587, 0.114), axis=-1, keepdims=True))
+
+
+def _fit(image, shape):
+    """Scales to fit into `(H, W)`, and centres it on the median colour of its border."""
+    room = tf.constant(shape[:2], tf.float32)
+    size = tf.cast(tf.shape(image)[:2], tf.float32)
+    scaled = tf.maximum(tf.cast(tf.round(size * tf.reduce_min(room / size)), tf.int32), 1)
+    border = _border(image)
+    image = _resample(image, scaled[1], axis=1)
+    image = _resample(image, scaled[0], axis=0) - border
+    before = tf.cast(tf.round((room - tf.cast(scaled, tf.float32)) / 2), tf.int32)
+    after = shape[:2] - scaled - before
+    padded = tf.pad(image, [[before[0], after[0]], [before[1], after[1]], [0, 0]]) + border
+    return tf.ensure_shape(tf.cast(padded, tf.uint8), shape)
+
+
+def _resample(image, size, axis):
+    """Scales one axis: each new pixel is the mean of the old ones whose centres it covers.
+
+    With the same ties as Pillow's BOX filter, so that both answer the same.
+    """
+    old = tf.shape(image)[axis]
+    scale = tf.cast(old / size, tf.float32)
+    centres = (tf.range(size, dtype=tf.float32) + 0.5)[:, None] * scale  # of the new, in old ones
+    distance = (tf.range(old, dtype=tf.float32) + 0.5 - centres) / tf.maximum(scale, 1.0)
+    weights = tf.cast((distance > -0.5) & (distance <= 0.5), tf.float32)  # (new, old)
+    weights /= tf.reduce_sum(weights, axis=1, keepdims=True)
+    pattern = "no,owc->nwc" if axis == 0 else "no,hoc->hnc"
+    return _round(tf.einsum(pattern, weights, image))
+
+
+def _border(image):
+    """The median colour of the outermost pixels, `(C,)`."""
+    edge = tf.concat([image[0], image[-1], image[:, 0], image[:, -1]], axis=0)
+    ordered = tf.sort(edge, axis=0)
+    count = tf.shape(ordered)[0]
+    return tf.floor((ordered[(count - 1) // 2] + ordered[count // 2]) / 2)
+
+
+def _round(x):
+    return tf.floor(x + 0.5)  # half up, as image libraries round; tf.round goes to even numbers

@@ -1,0 +1,863 @@
+"""Exports in each format: right, proven to be right, and refused where they cannot be."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+from keras_cnnlstm import __version__, artefacts, converters, endpoints, parity, training
+from keras_cnnlstm.artefacts import load_artefact
+from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.converters import portable_copy, precision
+from keras_cnnlstm.encoders import conv_pool
+from keras_cnnlstm.export import export
+from keras_cnnlstm.layers import TimeDistributed
+from keras_cnnlstm.models import cnn_lstm, flat_mlp
+from keras_cnnlstm.parity import ParityError, Reference, prove
+
+FORMATS = ("saved_model", "litert", "onnx")
+SHAPE = (4, 12, 12, 1)  # (T, H, W, C)
+NAMES = ("up", "down", "naïve 平")  # a server answers with text, so not ASCII alone
+
+
+def outspoken(model, seed=0):
+    """Gives a model random weights that make its answers differ from sequence to sequence."""
+    rng = np.random.default_rng(seed)
+    weights = [
+        rng.normal(0, 4 / np.prod(w.shape[:-1]) ** 0.5 if w.ndim > 1 else 0.1, w.shape)
+        for w in model.get_weights()
+    ]
+    model.set_weights(weights)
+    return model
+
+
+def tiny(time=4, *, lstm_units=(6, 5), **options):
+    shape = (time, *SHAPE[1:])
+    encoder = conv_pool((4,))
+    model = outspoken(cnn_lstm(shape, 3, encoder=encoder, lstm_units=lstm_units, **options))
+    # Centred, so that each class is the most probable one for some frames.
+    head = model.get_layer("probabilities")
+    frames = batch((time or 4, *SHAPE[1:]), 50, seed=1)
+    head.bias.assign(head.bias - np.log(answers(model, frames)).mean(axis=0))
+    return model
+
+
+def with_lengths(time, bidirectional, *, per_step, layer):
+    """A model that reads only the first `lengths` frames of each sequence."""
+    frames = keras.Input((time, 8, 8, 1), dtype="uint8", name="frames")
+    lengths = keras.Input((), dtype="int32", name="lengths")
+    x = layers.Rescaling(1 / 255, dtype="float32")(frames)
+    x = TimeDistributed(layers.Conv2D(3, 3, strides=2, activation="relu"))(x)
+    x = TimeDistributed(layers.Flatten())(x)
+    step = ops.cumsum(ops.ones_like(x[..., 0], dtype="int32"), axis=1)  # (B, T): 1, 2, ..., T
+    lstm = layer(5, return_sequences=per_step)
+    x = (layers.Bidirectional(lstm) if bidirectional else lstm)(
+        x, mask=step <= ops.expand_dims(lengths, 1)
+    )
+    y = layers.Dense(3, "softmax", dtype="float32", name="probabilities")(x)
+    return outspoken(keras.Model({"frames": frames, "lengths": lengths}, y))
+
+
+def many_heads():
+    frames = keras.Input(SHAPE, dtype="uint8", name="frames")
+    x = TimeDistributed(layers.Flatten())(layers.Rescaling(1 / 255)(frames))
+    x = layers.LSTM(5, return_sequences=True)(x)
+    heads = {
+        "probabilities": layers.Dense(3, "softmax", dtype="float32")(x),
+        "sum": layers.Dense(1, dtype="float32")(layers.GRU(4)(x)),
+    }
+    return outspoken(keras.Model(frames, heads))
+
+
+def batch(shape=SHAPE, size=5, seed=0):
+    """Noise, each frame (or what the first axis of `shape` is) of a brightness of its own."""
+    rng = np.random.default_rng(seed)
+    brightness = rng.integers(0, 2, (size, shape[0], *[1] * (len(shape) - 1)))
+    return (rng.integers(0, 256, (size, *shape)) * (brightness + 0.1) / 1.1).astype(np.uint8)
+
+
+def answers(model, frames):
+    return np.asarray(model(frames, training=False))
+
+
+@contextlib.contextmanager
+def policy(name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def exports(model, tmp_path_factory):
+    """The same model in each format, by format."""
+    folder = tmp_path_factory.mktemp("exports")
+    return {f: export(model, folder / f, f, class_names=NAMES) for f in FORMATS}
+
+
+@pytest.fixture(scope="module")
+def artefact_of(exports):
+    return {f: load_artefact(exports[f].path) for f in FORMATS}
+
+
+@pytest.fixture(params=FORMATS)
+def exported(request, exports):
+    return exports[request.param]
+
+
+@pytest.fixture(params=FORMATS)
+def artefact(request, artefact_of):
+    return artefact_of[request.param]
+
+
+@pytest.fixture(scope="module")
+def saved_model(exports):
+    return tf.saved_model.load(str(exports["saved_model"].path))
+
+
+@pytest.fixture
+def unwritten(monkeypatch):
+    """Exports that write one small file in place of a model, for tests of where they write."""
+
+    def write(source, directory):
+        (directory / "saved_model.pb").write_text(source.model.name)
+        return {"max_difference": 0.0}
+
+    for format in FORMATS:
+        monkeypatch.setitem(converters.WRITERS, format, write)
+
+
+def tree(path):
+    """Every file under a path with its content."""
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+class TestEveryFormat:
+    @pytest.mark.parametrize("size", [1, 3, 4, 7])
+    def test_answers_as_the_model(self, artefact, model, size):
+        frames = batch(size=size, seed=size)
+        received = artefact.predict(frames)
+        assert received.dtype == np.float32
+        np.testing.assert_allclose(received, answers(model, frames), rtol=0, atol=1e-6)
+        assert np.ptp(received) > 0.1  # else the comparison would prove little
+
+    def test_records_how_far_its_answers_are(self, exported):
+        written = json.loads((exported.path / "parity.json").read_text())
+        assert written == exported.parity
+        assert 0 <= written["max_difference"] <= 1e-6
+        assert written["max_difference"] == max(written["by_signature"].values())
+        assert (written["bound"], written["precision"]) == (1e-5, "float32")
+        assert written["batches"] == [{"batch": b, "time": 4} for b in (1, 3, 6)]
+
+    def test_carries_what_a_user_needs_to_know(self, artefact):
+        assert artefact.class_names == NAMES
+        assert artefact.input_shape == SHAPE
+        assert artefact.metadata["inputs"] == {
+            "frames": {"shape": [None, *SHAPE], "dtype": "uint8", "range": [0, 255]}
+        }
+        assert artefact.metadata["keras_cnnlstm"] == __version__
+        assert artefact.metadata["precision"] == "float32"
+        assert artefact.metadata["outputs"] == ["probabilities"]
+        assert set(artefact.metadata["signatures"]) == set(artefact.signatures)
+
+    def test_leaves_the_model_as_it_was(self, model, exports, tmp_path):
+        config, weights = model.get_config(), model.get_weights()
+        flags = [layer.use_cudnn for layer in model.layers if isinstance(layer, layers.LSTM)]
+        export(model, tmp_path / "onnx", "onnx")
+        assert model.get_config() == config
+        assert flags == ["auto", "auto"]
+        for before, after in zip(weights, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(before, after)
+
+    def test_streams_frame_by_frame_where_the_format_has_several_functions(self, artefact, model):
+        signatures = artefact.signatures
+        if artefact.metadata["format"] == "onnx":
+            assert set(signatures) == {"serving_default"}
+            return
+        frames = batch(size=3)
+        states = signatures["init_states"](batch=np.int32(3))
+        assert sorted(states) == ["lstm1_c", "lstm1_h", "lstm2_c", "lstm2_h"]
+        assert all(not state.any() for state in states.values())
+        for t in range(4):
+            outputs = signatures["step"](frame=frames[:, t], **states)
+            states = {name: outputs[name] for name in states}
+        np.testing.assert_allclose(outputs["probabilities"], answers(model, frames), atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("frames", "message"),
+        [
+            (
+                batch()[0],
+                r"`frames`: expected shape \(B, 4, 12, 12, 1\); received \(4, 12, 12, 1\)",
+            ),
+            (batch()[:, :3], r"expected shape \(B, 4, 12, 12, 1\); received \(5, 3, 12, 12, 1\)"),
+            (batch().reshape(5, 4, 6, 24, 1), r"received \(5, 4, 6, 24, 1\)"),
+            (batch() / 255, "expected raw pixels, uint8 from 0 to 255; received float64"),
+            (batch()[:0], r"expected one sequence of one frame at least; received shape \(0, 4"),
+        ],
+        ids=["rank", "T", "size", "dtype", "empty"],
+    )
+    def test_refuses_frames_that_do_not_fit(self, artefact, frames, message):
+        with pytest.raises(ValueError, match=message):
+            artefact.predict(frames)
+
+    def test_refuses_lengths_it_was_not_built_for(self, artefact):
+        with pytest.raises(ValueError, match="`lengths`: expected none, as the model was built"):
+            artefact.predict(batch(), np.full(5, 4))
+
+
+class TestRuns:
+    @pytest.fixture
+    def run(self, tmp_path):
+        """A run directory as training leaves it."""
+        path = tmp_path / "run"
+        path.mkdir()
+        model = outspoken(cnn_lstm((3, 12, 12, 1), 5, encoder=conv_pool((4,)), lstm_units=(5,)))
+        model.save(path / "model.keras")
+        config = TrainConfig(length=3)
+        (path / "config.json").write_text(config.to_json())
+        (path / "metrics.json").write_text("{}")
+        return training.Run(path, config, model, {})
+
+    @pytest.mark.parametrize("given", [str, Path, None], ids=["str", "Path", "Run"])
+    def test_are_exported_with_their_names_and_task(self, run, given, tmp_path):
+        exported = export(given(run.path) if given else run, tmp_path / "out", "onnx")
+        artefact = load_artefact(exported.path)
+        assert artefact.class_names == (
+            "constant", "rising", "falling", "rising-falling", "falling-rising",
+        )  # fmt: skip
+        assert artefact.metadata["task"] == {"name": "trend", "length": 3, "dataset": "digits"}
+        frames = batch((3, 12, 12, 1))
+        np.testing.assert_allclose(
+            artefact.predict(frames), answers(run.model, frames), rtol=0, atol=1e-6
+        )
+
+    def test_must_be_there(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="expected a run directory"):
+            export(tmp_path / "nowhere", tmp_path / "out")
+
+
+class TestSavedModel:
+    def test_names_its_outputs(self, saved_model, model):
+        frames = batch()
+        outputs = saved_model.signatures["serving_default"](frames=tf.constant(frames))
+        assert sorted(outputs) == ["class_id", "label", "probabilities"]
+        best = answers(model, frames).argmax(axis=1)
+        assert len(set(best)) > 1
+        np.testing.assert_array_equal(outputs["class_id"], best)
+        assert [text.decode() for text in outputs["label"].numpy()] == [NAMES[i] for i in best]
+
+    def test_answers_images_as_frames(self, saved_model):
+        frames = batch()
+        images = tf.constant(parity.encoded(frames))
+        from_images = saved_model.signatures["serve_images"](images=images)
+        from_frames = saved_model.signatures["serving_default"](frames=tf.constant(frames))
+        assert sorted(from_images) == sorted(from_frames)
+        for name, value in from_frames.items():
+            np.testing.assert_array_equal(from_images[name], value)
+
+    @pytest.mark.parametrize(
+        ("frames", "message"),
+        [
+            # Without a check, these three would be answered, wrongly: as other sequences.
+            (batch((3, 12, 12, 1), 4), r"\[4,3,12,12,1\] is not compatible .*\[\?,4,12,12,1\]"),
+            (batch((4, 6, 24, 1)), r"\[5,4,6,24,1\] is not compatible"),
+            (batch((12, 12, 1), 4), r"\[4,12,12,1\] is not compatible"),
+            (batch(size=0), "`frames`: expected one sequence of one frame at least"),
+        ],
+        ids=["T", "size", "rank", "empty"],
+    )
+    def test_checks_shapes_itself(self, saved_model, frames, message):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            saved_model.signatures["serving_default"](frames=tf.constant(frames))
+
+    def test_checks_the_frames_of_a_stream(self, saved_model):
+        states = saved_model.signatures["init_states"](batch=tf.constant(2))
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[2,6,24,1\] is not compatible"):
+            saved_model.signatures["step"](frame=tf.constant(batch((6, 24, 1), 2)), **states)
+
+    def test_runs_on_machines_without_cudnn(self, model, monkeypatch):
+        # As on a machine with a GPU: "auto" then puts cuDNN's operations into a graph.
+        rnn = sys.modules["keras.src.backend.tensorflow.rnn"]
+        monkeypatch.setattr(rnn, "_is_gpu_available", lambda: True)
+        for bidirectional in (False, True):
+            model = cnn_lstm((12, 8, 8, 1), 3, lstm_units=(4,), bidirectional=bidirectional)
+            assert "CudnnRNNV3" in operations(endpoints.serving(model))
+            assert "CudnnRNNV3" not in operations(endpoints.serving(portable_copy(model)))
+
+    def test_with_cudnn_inside_is_refused(self, tmp_path):
+        @tf.function(input_signature=[tf.TensorSpec((None, 4, 3))])
+        def serving_default(x):
+            zeros = tf.zeros((1, tf.shape(x)[0], 2))
+            return tf.raw_ops.CudnnRNNV3(
+                input=x, input_h=zeros, input_c=zeros, params=tf.zeros(99), rnn_mode="lstm",
+                sequence_lengths=tf.fill([4], 4), is_training=False,
+            ).output  # fmt: skip
+
+        module = tf.Module()
+        module.f = serving_default
+        tf.saved_model.save(module, str(tmp_path))
+        with pytest.raises(ValueError, match="must run on any machine; it has CudnnRNNV3"):
+            converters._check_no_cudnn(tmp_path)
+
+
+def operations(function):
+    """Names of all operations of a concrete function and of those it calls."""
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    return {node.op for node in nodes}
+
+
+@pytest.fixture(scope="module")
+def any_length():
+    return tiny(None)
+
+
+class TestAnyLength:
+    SIZES = ((1, 6), (3, 4), (6, 4), (4, 9))  # (B, T)
+
+    @pytest.mark.parametrize("format", ["saved_model", "onnx"])
+    def test_is_right_for_every_batch_and_length(self, any_length, format, tmp_path):
+        exported = export(any_length, tmp_path, format)
+        assert exported.parity["max_difference"] <= 1e-6
+        assert exported.parity["batches"] == [{"batch": b, "time": t} for b, t in self.SIZES]
+        artefact = load_artefact(exported.path)
+        assert artefact.input_shape == (None, *SHAPE[1:])
+        for size, time in self.SIZES:
+            frames = batch((time, *SHAPE[1:]), size)
+            np.testing.assert_allclose(
+                artefact.predict(frames), answers(any_length, frames), rtol=0, atol=1e-6
+            )
+
+    def test_is_refused_by_litert(self, any_length, tmp_path):
+        with pytest.raises(ValueError, match="litert holds models of a known number of frames T"):
+            export(any_length, tmp_path / "new", "litert")
+        assert not (tmp_path / "new").exists()
+
+    def test_is_refused_with_the_stock_wrapper_whose_export_is_wrong(self, tmp_path):
+        frames = keras.Input((None, *SHAPE[1:]), dtype="uint8", name="frames")
+        x = layers.Rescaling(1 / 255)(frames)
+        x = layers.TimeDistributed(layers.Conv2D(3, 3, strides=2, activation="relu"))(x)
+        x = layers.LSTM(5)(layers.TimeDistributed(layers.Flatten())(x))
+        stock = outspoken(keras.Model(frames, layers.Dense(3, "softmax")(x)))
+
+        module = tf.Module()
+        module.weights = [v.value for v in stock.variables]
+        served = tf.function(lambda frames: stock(frames, training=False)).get_concrete_function(
+            tf.TensorSpec((None, None, *SHAPE[1:]), tf.uint8, name="frames")
+        )
+        tf.saved_model.save(module, str(tmp_path / "stock"), signatures=served)
+        loaded = tf.saved_model.load(str(tmp_path / "stock")).signatures["serving_default"]
+        outcomes = {}
+        for size, time in self.SIZES:
+            clips = batch((time, *SHAPE[1:]), size)
+            try:
+                (received,) = loaded(frames=tf.constant(clips)).values()
+            except tf.errors.InvalidArgumentError:
+                outcomes[size, time] = "fails"
+                continue
+            difference = np.abs(received - answers(stock, clips)).max()
+            outcomes[size, time] = "wrong" if difference > 1e-3 else "right"
+        # With fewer sequences than frames it drops frames; with more it fails.
+        assert outcomes == {(1, 6): "wrong", (3, 4): "wrong", (6, 4): "fails", (4, 9): "wrong"}
+
+        with pytest.raises(ParityError, match="Nothing was exported"):
+            export(stock, tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+
+class TestEveryKindOfModel:
+    @pytest.mark.parametrize("format", ["litert", "onnx"])  # a SavedModel of one has lengths, below
+    def test_bidirectional(self, format, tmp_path):
+        model = tiny(bidirectional=True)
+        exported = export(model, tmp_path, format)
+        assert exported.parity["max_difference"] <= 1e-6
+        artefact = load_artefact(exported.path)
+        np.testing.assert_allclose(
+            artefact.predict(batch()), answers(model, batch()), rtol=0, atol=1e-6
+        )
+        assert not {"init_states", "step"} & set(artefact.signatures)
+
+    @pytest.mark.parametrize(
+        ("format", "time"), [("saved_model", None), ("litert", 5), ("onnx", 5)]
+    )
+    def test_with_lengths(self, format, time, tmp_path):
+        layer = layers.SimpleRNN if format == "litert" else layers.LSTM
+        model = with_lengths(time, format != "litert", per_step=format == "litert", layer=layer)
+        exported = export(model, tmp_path, format)
+        artefact = load_artefact(exported.path)
+        frames, lengths = batch((5, 8, 8, 1), 4), np.array([1, 5, 3, 4])
+        expected = np.asarray(model({"frames": frames, "lengths": lengths}, training=False))
+        received = artefact.predict(frames, lengths)
+        real = np.arange(5) < lengths[:, None] if format == "litert" else slice(None)
+        np.testing.assert_allclose(received[real], expected[real], rtol=0, atol=1e-5)
+        frames[np.arange(5) >= lengths[:, None]] = 7  # padding is no data
+        np.testing.assert_array_equal(artefact.predict(frames, lengths)[real], received[real])
+
+        for wrong, message in (
+            (None, "expected one number for each sequence, as the model was built; received none"),
+            (
+                lengths[:2],
+                r"expected 4 whole numbers, one for each sequence; received shape \(2,\)",
+            ),
+            (lengths / 2, "expected 4 whole numbers.* float64"),
+            (lengths - 1, "expected 1 to 5, the frames of `frames`; received 0 to 4"),
+            (lengths + 1, "expected 1 to 5, the frames of `frames`; received 2 to 6"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                artefact.predict(frames, wrong)
+        if format == "saved_model":  # checks them itself, too
+            served = tf.saved_model.load(str(exported.path)).signatures["serving_default"]
+            with pytest.raises(
+                tf.errors.InvalidArgumentError, match=r"`lengths`: expected 1 to.*frames; received"
+            ):
+                served(frames=tf.constant(frames), lengths=tf.constant(lengths + 1, tf.int32))
+
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_with_several_heads_and_an_answer_for_each_step(self, format, tmp_path):
+        model = many_heads()
+        exported = export(model, tmp_path, format, class_names=NAMES)
+        artefact = load_artefact(exported.path)
+        assert artefact.metadata["outputs"] == ["probabilities", "sum"]
+        outputs = artefact.signatures["serving_default"](frames=batch())
+        expected = model(batch(), training=False)
+        for name in expected:
+            np.testing.assert_allclose(outputs[name], expected[name], rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(
+            outputs["class_id"], np.argmax(expected["probabilities"], axis=-1)
+        )
+        assert outputs["class_id"].shape == (5, 4)
+        if format == "saved_model":
+            assert outputs["label"][1, 2].decode() == NAMES[outputs["class_id"][1, 2]]
+        np.testing.assert_array_equal(artefact.predict(batch()), outputs["probabilities"])
+
+    def test_that_answers_each_step_streams_those_answers(self, tmp_path):
+        frames = keras.Input(SHAPE, dtype="uint8", name="frames")
+        x = TimeDistributed(layers.Flatten())(layers.Rescaling(1 / 255)(frames))
+        x = layers.LSTM(5, return_sequences=True, name="lstm1")(x)
+        # A softmax's name is its own affair; its outputs are probabilities.
+        model = outspoken(keras.Model(frames, layers.Dense(3, "softmax", name="head")(x)))
+        exported = export(model, tmp_path, "litert")
+        assert exported.parity["by_signature"]["step"] <= 1e-6
+        signatures = load_artefact(exported.path).signatures
+        states = signatures["init_states"](batch=np.int32(5))
+        for t in range(4):
+            outputs = signatures["step"](frame=batch()[:, t], **states)
+            states = {name: outputs[name] for name in states}
+            np.testing.assert_allclose(
+                outputs["probabilities"], answers(model, batch())[:, t], rtol=0, atol=1e-6
+            )
+
+    def test_without_classes(self, tmp_path):
+        frames = keras.Input(SHAPE, dtype="uint8", name="frames")
+        x = layers.Flatten()(layers.Rescaling(1 / 255)(frames))
+        model = outspoken(keras.Model(frames, layers.Dense(1, name="sum")(x)))
+        artefact = load_artefact(export(model, tmp_path, "onnx").path)
+        assert artefact.class_names == ()
+        assert list(artefact.signatures["serving_default"](frames=batch())) == ["sum"]
+        np.testing.assert_allclose(artefact.predict(batch()), answers(model, batch()), rtol=1e-5)
+        with pytest.raises(ValueError, match="`class_names` are for models with probabilities"):
+            export(model, tmp_path / "new", class_names=NAMES)
+
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_in_half_precision(self, format, tmp_path):
+        with policy("mixed_bfloat16"):
+            model = tiny(9)
+        assert precision(model) == "mixed_bfloat16"
+        exported = export(model, tmp_path, format)
+        assert keras.config.dtype_policy().name == "float32"
+        assert precision(model) == "mixed_bfloat16"
+        assert exported.parity["precision"] == "mixed_bfloat16"
+        assert exported.parity["bound"] == 2e-2
+        artefact = load_artefact(exported.path)
+        frames = batch((9, *SHAPE[1:]))
+        received = artefact.predict(frames)
+        assert received.dtype == np.float32
+        if format == "saved_model":
+            assert artefact.metadata["precision"] == "mixed_bfloat16"
+            np.testing.assert_allclose(received, model.predict(frames, verbose=0), atol=5e-3)
+            return
+        assert artefact.metadata["precision"] == "float32"
+        assert artefact.metadata["trained_precision"] == "mixed_bfloat16"
+        assert exported.parity["float32"]["max_difference"] <= 1e-6
+        assert exported.parity["median_difference"] <= 2e-2
+        full = tiny(9)
+        full.set_weights(model.get_weights())
+        np.testing.assert_allclose(received, answers(full, frames), rtol=0, atol=1e-6)
+        assert np.abs(received - answers(model, frames)).max() > 1e-4  # so half was another
+
+
+class TestProof:
+    """Each way of being wrong makes the export fail, with nothing left behind."""
+
+    @pytest.mark.parametrize("format", ["litert", "onnx"])
+    def test_refuses_other_weights(self, model, format, tmp_path, monkeypatch):
+        def skewed(model, **options):
+            twin = portable_copy(model, **options)
+            twin.set_weights([w * 1.001 for w in model.get_weights()])
+            return twin
+
+        monkeypatch.setattr(converters, "portable_copy", skewed)
+        with pytest.raises(ParityError, match="as the model does, within 1e-05; its max diff"):
+            export(model, tmp_path / "deep" / "new", format)
+        assert not list(tmp_path.iterdir())
+
+    def test_refuses_what_does_not_open(self, model, tmp_path, monkeypatch):
+        monkeypatch.setitem(artefacts.MODEL_FILES, "onnx", "model.other")
+        with pytest.raises(
+            ParityError, match=r"failed with exit code 1: FileNotFoundError: .*model"
+        ):
+            export(model, tmp_path / "new", "onnx")
+        assert not list(tmp_path.iterdir())
+
+    @pytest.fixture
+    def tampered(self, model, monkeypatch):
+        """Proves answers that are the model's own but for one change."""
+
+        def prove_with(change, **options):
+            def fresh(path, batches, signatures):
+                answers = [
+                    parity.expected_answers(Reference(model, None, 0), b, signatures)
+                    for b in batches
+                ]
+                for answer in answers:
+                    best = answer["serving_default", "probabilities"].argmax(axis=1)
+                    answer["serving_default", "class_id"] = best
+                    answer["serving_default", "label"] = np.array([n.encode() for n in NAMES])[best]
+                change({name: value for (_, name), value in answers[1].items()})
+                return answers
+
+            monkeypatch.setattr(parity, "fresh_answers", fresh)
+            reference = Reference(model, None, 1e-5, **options)
+            return prove(Path("x"), {"model": reference}, ["serving_default"], NAMES)
+
+        return prove_with
+
+    def test_passes_the_same_answers(self, tampered):
+        assert tampered(lambda answer: None)["max_difference"] == 0
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    @pytest.mark.parametrize("rounds", [False, True])
+    def test_refuses_what_is_no_number(self, tampered, value, rounds):
+        def change(answer):
+            answer["probabilities"][0] = value
+
+        with pytest.raises(ParityError, match=r"difference is (nan|inf)"):
+            tampered(change, rounds=rounds)
+
+    def test_refuses_a_single_wrong_answer(self, tampered):
+        def change(answer):
+            answer["probabilities"][2, 1] += 1.1e-5
+
+        with pytest.raises(ParityError, match=r"its max difference is 1\.\d+e-05"):
+            tampered(change)
+
+    @pytest.mark.parametrize("name", ["class_id", "label"])
+    def test_refuses_another_class(self, tampered, name):
+        def change(answer):
+            answer[name][:] = np.roll(answer[name], 1)
+
+        with pytest.raises(ParityError, match="serving_default names another"):
+            tampered(change)
+
+    def test_leaves_out_what_is_after_the_end(self):
+        batch = {"frames": np.zeros((2, 3, 1, 1, 1)), "lengths": np.array([1, 3])}
+        steps = np.arange(1, 13).reshape(2, 3, 2)
+        np.testing.assert_array_equal(
+            parity._real(steps, batch), [[[1, 2], [0, 0], [0, 0]], [[7, 8], [9, 10], [11, 12]]]
+        )
+        last = np.arange(6).reshape(2, 3)  # an answer for each sequence, of three classes
+        assert parity._real(last, batch) is last
+
+    def test_refuses_another_shape(self):
+        assert np.isinf(parity.differences(np.zeros((3, 2)), np.zeros((3, 1)))).all()
+
+    def test_measures_each_sequence_relative_to_large_numbers(self):
+        expected = np.array([[0.5, 1.0], [-0.5, 1.0], [0.0, -8.0]])
+        received = np.array([[0.5, 1.0], [-0.25, 1.0], [0.125, -4.0]])
+        np.testing.assert_array_equal(parity.differences(received, expected), [0, 0.25, 0.5])
+
+    def test_runs_without_keras_and_this_package(self, exports, model, tmp_path):
+        """The file that the fresh process runs, run here, then looked at."""
+        batches = parity.sample_inputs(model)
+        np.savez(tmp_path / "q.npz", **parity._questions(batches, ["serving_default"]))
+        words = [
+            artefacts.__file__,
+            exports["saved_model"].path,
+            tmp_path / "q.npz",
+            tmp_path / "a",
+        ]
+        script = f"""if True:
+            import runpy, sys
+            sys.argv = {[str(word) for word in words]}
+            runpy.run_path({artefacts.__file__!r}, run_name="__main__")
+            loaded = {{name.partition(".")[0] for name, module in sys.modules.items() if module}}
+            assert "tensorflow" in loaded
+            assert not loaded & {{"keras", "keras_cnnlstm", "tf_keras"}}, loaded
+            try:
+                import keras
+            except ImportError:
+                print("no keras")
+        """
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == (0, "no keras\n"), done.stderr
+
+    def test_restores_what_it_sets(self, model, exports):
+        assert tf.config.experimental.tensor_float_32_execution_enabled()
+        assert keras.config.dtype_policy().name == "float32"
+
+    def test_tells_the_error_of_the_process(self):
+        text = 'Traceback\n  File "x"\nsome.pkg.BadError: one\n two\n'
+        assert parity._complaint(text) == "some.pkg.BadError: one two"
+        assert parity._complaint("") == "it left no message."
+
+
+class TestPlace:
+    def test_is_the_next_free_version(self, model, unwritten, tmp_path):
+        (tmp_path / "9").mkdir()
+        (tmp_path / "100.old").mkdir()
+        assert export(model, tmp_path).path == tmp_path / "10"
+        assert export(model, tmp_path).path == tmp_path / "11"
+        assert export(model, tmp_path, version=3).path == tmp_path / "3"
+        assert export(model, tmp_path).path == tmp_path / "12"
+        assert json.loads((tmp_path / "3" / "parity.json").read_text()) == {"max_difference": 0}
+        assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+    def test_is_readable_for_a_server_of_another_user(self, model, unwritten, tmp_path):
+        before = os.umask(0o022)
+        try:
+            path = export(model, tmp_path / "new").path
+        finally:
+            os.umask(before)
+        assert path.stat().st_mode & 0o777 == 0o755
+
+    def test_of_an_existing_version_is_refused(self, model, unwritten, tmp_path):
+        export(model, tmp_path, version=2)
+        before = tree(tmp_path)
+        with pytest.raises(FileExistsError, match="`version` must be one that does not exist"):
+            export(flat_mlp(SHAPE, 3, units=(4,)), tmp_path, version=2)
+        assert tree(tmp_path) == before
+
+    @pytest.mark.parametrize("version", [0, -1, 1.0, True, "1"])
+    def test_must_be_a_version(self, model, version, tmp_path):
+        with pytest.raises(ValueError, match="`version` must be a whole number from 1; received"):
+            export(model, tmp_path, version=version)
+
+    @pytest.mark.parametrize("format", ["litert", "onnx"])
+    def test_of_other_formats_must_be_new_or_empty(self, model, format, unwritten, tmp_path):
+        export(model, tmp_path / "empty", format)  # made
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "mine.txt").write_text("mine")
+        for name in ("full", "full/mine.txt"):
+            with pytest.raises(FileExistsError, match="must be a new or empty directory"):
+                export(model, tmp_path / name, format)
+        with pytest.raises(ValueError, match="`version` is for the format saved_model; received 1"):
+            export(model, tmp_path / "new", format, version=1)
+        assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
+
+    def test_that_cannot_be_written_is_refused(self, model, unwritten, tmp_path, monkeypatch):
+        (tmp_path / "file").write_text("")
+        for format in FORMATS:
+            with pytest.raises(OSError, match="`path` must be a directory that can be made"):
+                export(model, tmp_path / "file" / "new", format)
+
+        def denied(self, *args, **kwargs):
+            raise PermissionError(13, "Permission denied", str(self))
+
+        monkeypatch.setattr(Path, "mkdir", denied)
+        with pytest.raises(OSError, match=r"can be made and written; .*Permission denied"):
+            export(model, tmp_path / "new")
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, MemoryError])
+    def test_is_left_as_it_was_by_an_interrupted_export(
+        self, model, unwritten, error, tmp_path, monkeypatch
+    ):
+        export(model, tmp_path / "models")
+        before = tree(tmp_path)
+
+        def write(source, directory):
+            (directory / "saved_model.pb").write_text("half")
+            raise error
+
+        monkeypatch.setitem(converters.WRITERS, "saved_model", write)
+        for path in (tmp_path / "models", tmp_path / "more" / "models"):
+            with pytest.raises(error):
+                export(model, path)
+        assert tree(tmp_path) == before
+        assert [p.name for p in tmp_path.iterdir()] == ["models"]
+        assert [p.name for p in (tmp_path / "models").iterdir()] == ["1"]
+
+    def test_taken_meanwhile_is_left_to_the_faster(self, model, tmp_path, monkeypatch):
+        def write(source, directory):
+            (tmp_path / "1").mkdir()
+            (tmp_path / "1" / "saved_model.pb").write_text("the other's")
+            return {}
+
+        monkeypatch.setitem(converters.WRITERS, "saved_model", write)
+        with pytest.raises(OSError, match="not empty"):
+            export(model, tmp_path)
+        assert tree(tmp_path) == {"1/saved_model.pb": b"the other's"}
+        assert [p.name for p in tmp_path.iterdir()] == ["1"]
+
+
+class TestArguments:
+    def test_format(self, model, tmp_path):
+        with pytest.raises(ValueError, match=r"`format` must be one of .*; received 'tflite'"):
+            export(model, tmp_path, "tflite")
+
+    def test_model(self, tmp_path):
+        with pytest.raises(
+            ValueError, match=r"must be a keras.Model, a Run or the path.*received in"
+        ):
+            export(3, tmp_path)
+
+    @pytest.mark.parametrize(
+        ("name", "dtype", "received"),
+        [("images", "uint8", "images uint8"), ("frames", "float32", "frames float32")],
+    )
+    def test_inputs(self, name, dtype, received, tmp_path):
+        frames = keras.Input(SHAPE, dtype=dtype, name=name)
+        x = layers.Flatten()(ops.cast(frames, "float32"))
+        with pytest.raises(ValueError, match=f"must have the input `frames`.*received {received}"):
+            export(keras.Model(frames, layers.Dense(2)(x)), tmp_path)
+
+    def test_more_inputs(self, tmp_path):
+        frames = keras.Input(SHAPE, dtype="uint8", name="frames")
+        other = keras.Input((2,), name="other")
+        model = keras.Model([frames, other], layers.Dense(2)(other))
+        with pytest.raises(ValueError, match="received frames uint8, other float32"):
+            export(model, tmp_path)
+
+    def test_models_without_known_inputs(self, tmp_path):
+        class Own(keras.Model):
+            def call(self, x):
+                return x
+
+        with pytest.raises(ValueError, match=r"must have the input `frames`.*received none"):
+            export(Own(), tmp_path)
+
+    @pytest.mark.parametrize("shape", [(4, 4, 12, 12, 1), (None, 4, None, 12, 1)])
+    def test_sizes(self, shape, tmp_path):
+        frames = keras.Input(batch_shape=shape, dtype="uint8", name="frames")
+        model = keras.Model(frames, ops.cast(frames, "float32"))
+        with pytest.raises(ValueError, match=r"must take frames \(B, T, H, W, C\) of any B"):
+            export(model, tmp_path)
+
+    @pytest.mark.parametrize("names", [("a", "b"), ("a", "b", "b"), "abcd"])
+    def test_class_names(self, model, names, tmp_path):
+        with pytest.raises(ValueError, match=r"`class_names` must be 3 different names.* received"):
+            export(model, tmp_path, class_names=names)
+
+    def test_class_names_by_default_are_numbers(self, model, tmp_path):
+        exported = export(model, tmp_path, "onnx")
+        assert load_artefact(exported.path).class_names == ("0", "1", "2")
+
+    def test_backend(self, model, tmp_path, monkeypatch):
+        monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+        with pytest.raises(ValueError, match=r"on TensorFlow; it runs on jax\. Set KERAS_BACKEND"):
+            export(model, tmp_path)
+
+    @pytest.mark.parametrize(
+        ("format", "package"),
+        [("litert", "ai_edge_litert"), ("onnx", "tf2onnx"), ("onnx", "onnxruntime")],
+    )
+    def test_missing_extra(self, model, format, package, tmp_path, monkeypatch):
+        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(
+            ValueError, match=rf"{package}: expected this package.*keras-cnnlstm\[export\]"
+        ):
+            export(model, tmp_path / "new", format)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("format", ["litert", "onnx"])
+    def test_operations_that_a_format_lacks(self, format, tmp_path):
+        frames = keras.Input(SHAPE, dtype="uint8", name="frames")
+        x = layers.Flatten()(layers.Rescaling(1 / 255)(frames))
+        x = ops.erfinv(ops.clip(layers.Dense(3)(x), -0.9, 0.9))
+        with pytest.raises(
+            ValueError, match=r"(?s)Erfinv.*Nothing was exported|Erfinv.*saved_model"
+        ):
+            export(keras.Model(frames, x), tmp_path / "new", format)
+        assert not list(tmp_path.iterdir())
+
+
+class TestLoading:
+    @pytest.mark.parametrize(
+        ("format", "name"),
+        [
+            ("saved_model", ".."),
+            ("saved_model", "."),
+            ("saved_model", "saved_model.pb"),
+            ("litert", "."),
+            ("litert", "model.tflite"),
+            ("onnx", "model.onnx"),
+        ],
+    )
+    def test_takes_directories_versions_and_files(self, exports, format, name):
+        artefact = load_artefact(exports[format].path / name)
+        assert artefact.metadata["format"] == format
+
+    def test_takes_the_newest_version(self, exports, tmp_path):
+        for version in ("9", "10"):
+            _copy(exports["saved_model"].path, tmp_path / version)
+        assert load_artefact(tmp_path).path == tmp_path / "10"
+
+    @pytest.mark.parametrize("name", ["nothing", "empty", "file"])
+    def test_says_what_it_did_not_find(self, name, tmp_path):
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "file").write_text("")
+        with pytest.raises(FileNotFoundError, match=r"expected an exported model.*; found"):
+            load_artefact(tmp_path / name)
+
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_refuses_a_damaged_file(self, exports, format, tmp_path):
+        _copy(exports[format].path, tmp_path / "x")
+        file = tmp_path / "x" / artefacts.MODEL_FILES[format]
+        file.write_bytes(file.read_bytes()[:400])
+        with pytest.raises(ValueError, match="expected a model that can be opened"):
+            load_artefact(tmp_path / "x")
+
+    @pytest.mark.parametrize(
+        "text", [None, "", "[]", '{"inputs": {}}', "[" * 100_000, '{"inputs": {"frames": 3}}']
+    )
+    def test_refuses_a_model_of_unknown_origin(self, exports, text, tmp_path):
+        _copy(exports["onnx"].path, tmp_path / "x")
+        file = tmp_path / "x" / "metadata.json"
+        file.unlink() if text is None else file.write_text(text)
+        with pytest.raises(ValueError, match=r"metadata\.json: expected"):
+            load_artefact(tmp_path / "x")
+
+    @pytest.mark.parametrize(
+        ("format", "package"), [("litert", "ai_edge_litert"), ("onnx", "onnxruntime")]
+    )
+    def test_says_which_extra_is_missing(self, exports, format, package, monkeypatch):
+        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ValueError, match=r"pip install \"keras-cnnlstm\[export\]\""):
+            load_artefact(exports[format].path)
+
+
+def _copy(source, target):
+    for name, content in tree(source).items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_bytes(content)
