@@ -82,6 +82,68 @@ def test_predict_answers_as_the_model_does(trained, capsys):
     np.testing.assert_allclose(list(inverted["probabilities"].values()), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["saved_model", "litert", "onnx"])
+def test_predict_answers_the_same_from_a_run_and_from_its_exports(trained, form, capsys, tmp_path):
+    run, _ = trained
+    files = [str(f) for f in sorted((run / "example").glob("*.png"))]
+    target = tmp_path / form
+    assert cli.main(["export", str(run), str(target), "--format", form]) == 0
+    out = capsys.readouterr().out
+    place = target / "1" if form == "saved_model" else target
+    assert f"written to {place}" in out
+    assert json.loads((place / "parity.json").read_text())["max_difference"] < 2e-2
+    answers = []
+    for model in (run, target):
+        assert cli.main(["predict", str(model), *files, "--json"]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    by_run, by_export = answers
+    assert by_export["label"] == by_run["label"]
+    assert list(by_export["probabilities"]) == list(by_run["probabilities"])
+    np.testing.assert_allclose(
+        list(by_export["probabilities"].values()), list(by_run["probabilities"].values()), atol=2e-2
+    )
+
+
+def test_an_export_that_cannot_be_written(fails, trained, tmp_path):
+    run, _ = trained
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    assert "must be a new or empty directory" in fails(
+        "export", run, tmp_path / "full", "--format", "litert"
+    )
+    assert "`version`" in fails("export", run, tmp_path / "served", "--version", "0")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["full"]
+
+
+def test_stream_answers_after_every_frame(trained, capsys):
+    run, _ = trained
+    assert cli.main(["stream", str(run), str(run / "example"), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    files = [line["file"] for line in lines]
+    assert cli.main(["predict", str(run), *files, "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert lines[-1]["label"] == whole["label"]
+    np.testing.assert_allclose(
+        list(lines[-1]["probabilities"].values()), list(whole["probabilities"].values()), atol=2e-2
+    )
+    assert cli.main(["stream", str(run), str(run / "example")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_a_stream_of_nothing(fails, trained, tmp_path):
+    run, _ = trained
+    assert "expected a folder of image files" in fails("stream", run, tmp_path)
+
+
+def test_benchmark_prints_a_table(capsys):
+    assert cli.main(["benchmark", "--batch-size", "2", "--repeats", "1"]) == 0
+    assert "one new frame, streamed" in capsys.readouterr().out
+    assert cli.main(["benchmark", "--batch-size", "2", "--repeats", "1", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert all(row.keys() == {"name", "seconds", "remark"} for row in rows)
+
+
 def test_a_folder_that_is_no_run(fails, tmp_path):
     assert "expected a run directory" in fails("predict", tmp_path, "a", "b", "c", "d")
     assert "expected a run directory" in fails("evaluate", tmp_path / "none")
@@ -156,7 +218,10 @@ def test_debugging_shows_the_traceback(monkeypatch, capsys, tmp_path):
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], *([name] for name in ("train", "evaluate", "predict", "stream", "export", "benchmark"))],
+)
 def test_help_teaches_without_loading_tensorflow(command):
     code = (
         "import sys\nfrom keras_cnnlstm.cli import main\n"
