@@ -193,7 +193,7 @@ class Trend:
 
         >>> Trend(length=3).sample(2, np.random.default_rng(0), labels=np.array([0, 4]))
         array([[6, 6, 6],
-               [2, 0, 9]])
+               [1, 0, 9]])
         """
         if labels is None:
             labels = np.full(num_sequences, self.num_classes)
