@@ -138,7 +138,7 @@ def test_a_stream_of_nothing(fails, trained, tmp_path):
 
 def test_benchmark_prints_a_table(capsys):
     assert cli.main(["benchmark", "--batch-size", "2", "--repeats", "1"]) == 0
-    assert "one new frame, streamed" in capsys.readouterr().out
+    assert "one new frame of 28x28x1, streamed" in capsys.readouterr().out
     assert cli.main(["benchmark", "--batch-size", "2", "--repeats", "1", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert all(row.keys() == {"name", "seconds", "remark"} for row in rows)
