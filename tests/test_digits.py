@@ -126,8 +126,7 @@ class TestWithoutNetwork:
 
     def test_a_network_that_fails_later_on(self, monkeypatch, tmp_path):
         class Builder:
-            name, data_dir_root, url_infos = "mnist", tmp_path, {}
-            is_prepared = staticmethod(lambda: False)
+            name, data_dir_root, data_path, url_infos = "mnist", tmp_path, tmp_path / "mnist", {}
 
             def download_and_prepare(self):
                 raise ConnectionResetError("reset")
@@ -160,7 +159,7 @@ class TestUnsuitableDataSets:
         with pytest.raises(ValueError, match=r"'imdb' must have an `image` of one fixed size"):
             load_digits("imdb")
 
-    def test_no_test_split(self, monkeypatch):
+    def test_no_test_split(self, monkeypatch, tmp_path):
         import tensorflow_datasets as tfds
 
         features = {
@@ -168,7 +167,8 @@ class TestUnsuitableDataSets:
             "label": tfds.features.ClassLabel(num_classes=3),
         }
         info = SimpleNamespace(features=features, splits={"train": None})
-        builder = SimpleNamespace(info=info, is_prepared=lambda: True)
+        (tmp_path / "dataset_info.json").touch()
+        builder = SimpleNamespace(info=info, data_path=tmp_path)
         monkeypatch.setattr(tfds, "builder", lambda name, data_dir: builder)
         with pytest.raises(ValueError, match=r"splits train and test; it has \['train'\]"):
             load_digits("half")
