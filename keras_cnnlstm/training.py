@@ -47,7 +47,14 @@ _MODEL_OPTIONS = ("encoder", "lstm_units", "bidirectional", "wrap", "dropout")
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model with what belongs to it, as `train` returns and `load_run` reads it."""
+    """A trained model with what belongs to it, as `train` returns and `load_run` reads it.
+
+    Attributes:
+        path: the run directory.
+        config: the options it was trained with.
+        model: the model at its best validation accuracy.
+        metrics: what `metrics.json` says; empty if the training did not come to its end.
+    """
 
     path: Path
     config: TrainConfig
@@ -78,11 +85,7 @@ def train(config: TrainConfig) -> Run:
     runtime = Runtime(config.precision, config.strategy)
     runtime.check_batch_size(config.batch_size)
     options = _model_options(config)
-    if config.tensorboard and find_spec("tensorboard") is None:
-        raise ValueError(
-            "tensorboard: expected the package tensorboard; it is not installed. Install it with "
-            'python -m pip install "keras-cnnlstm[tensorboard]".'
-        )
+    _check_tensorboard(config)
     splits = load_digits(config.dataset, config.data_dir)
     task = task_for(config, splits.train)
     path = _new_run_dir(config)
@@ -126,7 +129,7 @@ def load_run(path: str | Path) -> Run:
         ValueError: if a file of it cannot be read.
     """
     path = Path(path)
-    for name in ("config.json", "model.keras", "metrics.json"):
+    for name in ("config.json", "model.keras"):
         if not (path / name).is_file():
             found = "it has no" if path.is_dir() else "there is no such directory, hence no"
             raise FileNotFoundError(
@@ -134,11 +137,9 @@ def load_run(path: str | Path) -> Run:
                 f"{found} {name}."
             )
     config = TrainConfig.from_json(_read_text(path / "config.json"))
-    try:
-        metrics = json.loads(_read_text(path / "metrics.json"))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path / 'metrics.json'}: expected JSON; {error}.") from error
-    return Run(path, config, _load_model(path / "model.keras"), metrics)
+    return Run(
+        path, config, _load_model(path / "model.keras"), _load_metrics(path / "metrics.json")
+    )
 
 
 def task_for(config: TrainConfig, images: LabeledImages) -> Trend:
@@ -170,6 +171,14 @@ def _model_options(config: TrainConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in _MODEL_OPTIONS if name in taken}
 
 
+def _check_tensorboard(config: TrainConfig) -> None:
+    if config.tensorboard and find_spec("tensorboard") is None:
+        raise ValueError(
+            "tensorboard: expected the package tensorboard; it is not installed. Install it with "
+            'python -m pip install "keras-cnnlstm[tensorboard]".'
+        )
+
+
 def _new_run_dir(config: TrainConfig) -> Path:
     path = Path(config.run_dir) if config.run_dir else config.default_run_dir
     try:
@@ -193,23 +202,7 @@ def _compile(model: keras.Model, config: TrainConfig) -> None:
 
 def _fit(model, config, splits: DigitSplits, task: Trend, path: Path):
     """Trains; returns the history, a dict an epoch, and the seconds it took."""
-    training = digit_sequences(
-        splits.train,
-        task,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        balance=config.balance,
-        augment=config.augment,
-    )
-    batches = math.ceil(config.validation_sequences / config.batch_size)
-    validation = digit_sequences(
-        splits.validation,
-        task,
-        batch_size=config.batch_size,
-        seed=_VALIDATION_SEED,
-        balance=0.0,
-        num_sequences=batches * config.batch_size,  # whole batches, for replicas to share
-    )
+    training, validation = _datasets(config, splits, task)
     writer = _RunWriter(path)
     callbacks = [writer, keras.callbacks.TerminateOnNaN()]
     if config.tensorboard:
@@ -230,6 +223,28 @@ def _fit(model, config, splits: DigitSplits, task: Trend, path: Path):
             f"learning_rate, now {config.learning_rate:g}, or use precision float32."
         )
     return writer.history, time.perf_counter() - start
+
+
+def _datasets(config, splits, task):
+    """Endless training batches, and the validation batches of each epoch."""
+    training = digit_sequences(
+        splits.train,
+        task,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        balance=config.balance,
+        augment=config.augment,
+    )
+    batches = math.ceil(config.validation_sequences / config.batch_size)
+    validation = digit_sequences(
+        splits.validation,
+        task,
+        batch_size=config.batch_size,
+        seed=_VALIDATION_SEED,
+        balance=0.0,
+        num_sequences=batches * config.batch_size,  # whole batches, for replicas to share
+    )
+    return training, validation
 
 
 class _RunWriter(keras.callbacks.Callback):
@@ -269,6 +284,15 @@ def _load_model(path: Path) -> keras.Model:
             f"{path}: expected a model in Keras' format; {type(error).__name__}: {reason} Is the "
             "file whole, and written by this package?"
         ) from error
+
+
+def _load_metrics(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(_read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: expected JSON; {error}.") from error
 
 
 def _training_facts(config, history, seconds):

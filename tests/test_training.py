@@ -163,7 +163,14 @@ class TestUnreadable:
         with pytest.raises(FileNotFoundError, match=r"expected a run directory.*no such directory"):
             load_run(tmp_path / "none")
 
-    @pytest.mark.parametrize("name", ["config.json", "metrics.json", "model.keras"])
+    def test_a_run_that_was_interrupted_still_has_its_best_model(self, copy, run):
+        (copy / "metrics.json").unlink()
+        loaded = load_run(copy)
+        assert loaded.metrics == {}
+        for a, b in zip(loaded.model.get_weights(), run.model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    @pytest.mark.parametrize("name", ["config.json", "model.keras"])
     def test_a_file_is_missing(self, copy, name):
         (copy / name).unlink()
         with pytest.raises(FileNotFoundError, match=f"expected a run directory.*it has no {name}"):
