@@ -112,7 +112,7 @@ def load_artefact(path: str | Path) -> Artefact:
         FileNotFoundError: if there is no export at `path`.
         ValueError: if it cannot be read, or the package that runs its format is missing.
     """
-    kind, directory = _found(Path(path))
+    kind, directory = located(path)
     metadata = _metadata(directory, kind)
     file = directory if kind == "saved_model" else directory / MODEL_FILES[kind]
     required(_PACKAGES[kind])
@@ -137,8 +137,16 @@ def required(package: str, *, extra: str = "export") -> Any:
         ) from error
 
 
-def _found(path: Path) -> tuple[str, Path]:
-    """The format of the export at `path`, and its directory."""
+def located(path: str | Path) -> tuple[str, Path]:
+    """The format of the export at `path`, and its directory. Opens nothing.
+
+    Args:
+        path: as `load_artefact` takes it.
+
+    Raises:
+        FileNotFoundError: if there is no export at `path`.
+    """
+    path = Path(path)
     for kind, name in MODEL_FILES.items():
         if path.name == name and path.is_file():
             return kind, path.parent

@@ -21,9 +21,6 @@ from keras_cnnlstm.runtime import Runtime
 from keras_cnnlstm.streaming import Stream
 from keras_cnnlstm.tasks import Trend
 
-REPEATS = 15
-"""Turns of each comparison; more take longer and scatter less."""
-
 
 class Row(NamedTuple):
     """One timing: a name, the median seconds of one call, and how it compares."""
@@ -33,13 +30,13 @@ class Row(NamedTuple):
     remark: str
 
 
-def benchmark(*, batch_size: int = 64, length: int = 4, repeats: int = REPEATS) -> list[Row]:
+def benchmark(*, batch_size: int = 64, length: int = 4, repeats: int = 15) -> list[Row]:
     """Times the reference model against stock Keras, the pipeline, and streaming.
 
     Args:
         batch_size: B, sequences in a training batch.
         length: T, frames in a sequence.
-        repeats: turns of each comparison.
+        repeats: turns of each comparison; more take longer and scatter less.
 
     Returns:
         The rows, in the order of measuring.
@@ -89,6 +86,18 @@ def _ratio(slow: list[float], fast: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
+def _compared(title, seconds, slow, than):
+    """A row for each of `seconds`, each compared with the one named `slow`."""
+    return [
+        Row(
+            f"{title}, {name}",
+            statistics.median(s),
+            f"{_ratio(seconds[slow], s):.2f} times as fast as {than}",
+        )
+        for name, s in seconds.items()
+    ]
+
+
 def stock_cnn_lstm(input_shape: tuple[int, int, int, int], num_classes: int) -> keras.Model:
     """The reference architecture in Keras's own `TimeDistributed`, one around each layer."""
     frames = keras.Input(input_shape, dtype="uint8", name="frames")
@@ -113,16 +122,9 @@ def _train_steps(task, batch_size, repeats):
                 model = build(shape, task.num_classes)
                 model.compile("adam", "sparse_categorical_crossentropy")
             calls[f"{name}, {precision}"] = lambda m=model: m.train_on_batch(frames, targets)
+    title = f"train step, B={batch_size}, T={task.length}"
     seconds = interleaved(calls, repeats)
-    stock = seconds["stock Keras, float32"]
-    return [
-        Row(
-            f"train step, B={batch_size}, T={task.length}, {name}",
-            statistics.median(s),
-            f"{_ratio(stock, s):.2f} times as fast as stock Keras in float32",
-        )
-        for name, s in seconds.items()
-    ]
+    return _compared(title, seconds, "stock Keras, float32", "stock Keras in float32")
 
 
 def _pipeline(task, batch_size, repeats, *, fastest):
@@ -148,21 +150,14 @@ def _streaming(repeats, frame_shape, *, window=16):
     stream = Stream(model)
     state = stream.initial_state()
     frames = np.random.default_rng(0).integers(0, 256, (1, window, *frame_shape), np.uint8)
-    streamed, again = "streamed", f"window of {window} read again"
+    again = f"window of {window} read again"
     seconds = interleaved(
         {
-            streamed: lambda: stream.step(frames[:, 0], state),
+            "streamed": lambda: stream.step(frames[:, 0], state),
             again: lambda: model.predict_on_batch(frames),
         },
         repeats,
         block=10,
     )
     size = "x".join(map(str, frame_shape))
-    return [
-        Row(
-            f"one new frame of {size}, {name}",
-            statistics.median(s),
-            f"{_ratio(seconds[again], s):.2f} times as fast as reading the window again",
-        )
-        for name, s in seconds.items()
-    ]
+    return _compared(f"one new frame of {size}", seconds, again, "reading the window again")

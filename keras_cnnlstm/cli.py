@@ -133,9 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         `KERAS_CNNLSTM_DEBUG=1` the traceback comes with it.
     """
     try:
-        command = _parse(arguments)
-        _load_tensorflow()
-        _run(command)
+        _run(_parse(arguments))
     except BrokenPipeError:  # whoever reads the output has had enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -159,6 +157,8 @@ def _run(command) -> None:
         Export: _export,
         Benchmark: _benchmark,
     }
+    if not isinstance(command, Predict):  # which loads it only if the model needs it
+        _load_tensorflow()
     actions[type(command)](command)
 
 
@@ -273,24 +273,33 @@ def _predict(command):
 
 def _open(path):
     """What answers for frames, the shape of a sequence, and the classes' names."""
-    from keras_cnnlstm.artefacts import load_artefact
-    from keras_cnnlstm.training import load_run
+    from keras_cnnlstm.artefacts import load_artefact, located
 
     if (path / "config.json").is_file():
-        run = load_run(path)
-
-        def predict(frames):
-            return run.model.predict(frames, verbose=0)
-
-        return predict, run.model.input_shape[1:], run.class_names
+        return _open_run(path)
     try:
-        artefact = load_artefact(path)
+        kind, _ = located(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{path}: expected a run directory, as keras-cnnlstm train writes it, or an exported "
             f"model; found {'neither in this folder' if path.is_dir() else 'no such folder'}."
         ) from error
+    if kind == "saved_model":
+        _load_tensorflow()
+    artefact = load_artefact(path)
     return artefact.predict, artefact.input_shape, artefact.class_names
+
+
+def _open_run(path):
+    _load_tensorflow()
+    from keras_cnnlstm.training import load_run
+
+    run = load_run(path)
+
+    def predict(frames):
+        return run.model.predict(frames, verbose=0)
+
+    return predict, run.model.input_shape[1:], run.class_names
 
 
 def _stream(command):

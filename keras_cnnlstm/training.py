@@ -24,7 +24,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_cnnlstm import evaluation
+from keras_cnnlstm.artefacts import required
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.digits import DigitSplits, LabeledImages, load_digits
 from keras_cnnlstm.models import MODELS
@@ -85,7 +85,8 @@ def train(config: TrainConfig) -> Run:
     runtime = Runtime(config.precision, config.strategy)
     runtime.check_batch_size(config.batch_size)
     options = _model_options(config)
-    _check_tensorboard(config)
+    if config.tensorboard:
+        required("tensorboard", extra="tensorboard")
     splits = load_digits(config.dataset, config.data_dir)
     task = task_for(config, splits.train)
     path = _new_run_dir(config)
@@ -169,14 +170,6 @@ def _model_options(config: TrainConfig) -> dict[str, Any]:
                 f"received {getattr(config, name)!r}. Use model cnn_lstm, or leave the option out."
             )
     return {name: getattr(config, name) for name in _MODEL_OPTIONS if name in taken}
-
-
-def _check_tensorboard(config: TrainConfig) -> None:
-    if config.tensorboard and find_spec("tensorboard") is None:
-        raise ValueError(
-            "tensorboard: expected the package tensorboard; it is not installed. Install it with "
-            'python -m pip install "keras-cnnlstm[tensorboard]".'
-        )
 
 
 def _new_run_dir(config: TrainConfig) -> Path:

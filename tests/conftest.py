@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -19,3 +20,12 @@ def coded_images():
         images[i] = 20 * label + seen[label]
         seen[label] += 1
     return LabeledImages(images, labels)
+
+
+@pytest.fixture
+def policy(request):
+    """The dtype policy that the test asks for by `indirect=True`, for as long as it runs."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)

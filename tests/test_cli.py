@@ -1,13 +1,16 @@
 """The command line: what it prints, and one clear line with exit code 2 for bad input."""
 
+import dataclasses
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from keras_cnnlstm import cli
+from keras_cnnlstm.export import Format
 from keras_cnnlstm.training import load_run
 
 
@@ -82,6 +85,22 @@ def test_predict_answers_as_the_model_does(trained, capsys):
     np.testing.assert_allclose(list(inverted["probabilities"].values()), expected, rtol=1e-6)
 
 
+def run_alone(*command):
+    """Runs a command in a process of its own, whose last line on stderr tells what it loaded."""
+    code = (
+        "import sys\nfrom keras_cnnlstm.cli import main\n"
+        "try: sys.exit(main(sys.argv[1:]))\n"
+        "finally: print({'keras', 'tensorflow', 'numpy'} & set(sys.modules), file=sys.stderr)"
+    )
+    words = [sys.executable, "-c", code, *map(str, command)]
+    return subprocess.run(words, capture_output=True, text=True)
+
+
+def test_export_offers_every_format():
+    choices = {field.name: get_args(field.type) for field in dataclasses.fields(cli.Export)}
+    assert choices["format"] == get_args(Format)
+
+
 @pytest.mark.parametrize("form", ["saved_model", "litert", "onnx"])
 def test_predict_answers_the_same_from_a_run_and_from_its_exports(trained, form, capsys, tmp_path):
     run, _ = trained
@@ -92,6 +111,9 @@ def test_predict_answers_the_same_from_a_run_and_from_its_exports(trained, form,
     place = target / "1" if form == "saved_model" else target
     assert f"written to {place}" in out
     assert json.loads((place / "parity.json").read_text())["max_difference"] < 2e-2
+    if form != "saved_model":  # a small file's answer does not wait for TensorFlow
+        done = run_alone("predict", target, *files)
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "{'numpy'}")
     answers = []
     for model in (run, target):
         assert cli.main(["predict", str(model), *files, "--json"]) == 0
@@ -223,14 +245,7 @@ def test_debugging_shows_the_traceback(monkeypatch, capsys, tmp_path):
     [[], *([name] for name in ("train", "evaluate", "predict", "stream", "export", "benchmark"))],
 )
 def test_help_teaches_without_loading_tensorflow(command):
-    code = (
-        "import sys\nfrom keras_cnnlstm.cli import main\n"
-        "try: main(sys.argv[1:])\n"
-        "finally: print({'keras', 'tensorflow', 'numpy'} & set(sys.modules), file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True
-    )
+    done = run_alone(*command, "--help")
     assert done.returncode == 0
     assert done.stderr == "set()\n"
     assert "usage: keras-cnnlstm" in done.stdout

@@ -1,6 +1,5 @@
 """Exports in each format: right, proven to be right, and refused where they cannot be."""
 
-import contextlib
 import json
 import os
 import subprocess
@@ -22,6 +21,7 @@ from keras_cnnlstm.export import export
 from keras_cnnlstm.layers import TimeDistributed
 from keras_cnnlstm.models import cnn_lstm, flat_mlp
 from keras_cnnlstm.parity import ParityError, Reference, prove
+from keras_cnnlstm.runtime import Runtime
 
 FORMATS = ("saved_model", "litert", "onnx")
 SHAPE = (4, 12, 12, 1)  # (T, H, W, C)
@@ -86,16 +86,6 @@ def batch(shape=SHAPE, size=5, seed=0):
 
 def answers(model, frames):
     return np.asarray(model(frames, training=False))
-
-
-@contextlib.contextmanager
-def policy(name):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 @pytest.fixture(scope="module")
@@ -476,7 +466,7 @@ class TestEveryKindOfModel:
 
     @pytest.mark.parametrize("format", FORMATS)
     def test_in_half_precision(self, format, tmp_path):
-        with policy("mixed_bfloat16"):
+        with Runtime("mixed_bfloat16", "one-device").scope():
             model = tiny(9)
         assert precision(model) == "mixed_bfloat16"
         exported = export(model, tmp_path, format)

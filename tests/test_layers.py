@@ -33,14 +33,6 @@ WRAPPED = {
 }
 
 
-@pytest.fixture
-def policy(request):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_dtype_policy(before)
-
-
 def frames(batch=3, time=5, seed=0):
     return np.random.default_rng(seed).random((batch, time, 6, 6, 2), "float32")
 

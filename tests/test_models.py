@@ -13,14 +13,6 @@ POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
 SMALL = (3, 8, 8, 1)  # (T, H, W, C)
 
 
-@pytest.fixture(params=POLICIES)
-def policy(request):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_dtype_policy(before)
-
-
 @pytest.fixture(autouse=True)
 def seeded():
     keras.utils.set_random_seed(0)
@@ -44,6 +36,7 @@ class TestContract:
         assert model.inputs[0].dtype == "uint8"
         assert model.name == name
 
+    @pytest.mark.parametrize("policy", POLICIES, indirect=True)
     def test_answers_with_float32_probabilities(self, name, policy):
         y = MODELS[name](SMALL, 5)(batch())
         assert keras.backend.standardize_dtype(y.dtype) == "float32"
@@ -52,6 +45,7 @@ class TestContract:
         np.testing.assert_allclose(y.sum(axis=1), 1, rtol=1e-5)
         assert y.std(axis=0).max() > 1e-4  # the answer depends on the frames
 
+    @pytest.mark.parametrize("policy", POLICIES, indirect=True)
     def test_learns_one_batch_by_heart(self, name, policy):
         model = MODELS[name](SMALL, 3)
         model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
@@ -60,6 +54,7 @@ class TestContract:
             model.train_on_batch(x, y)
         assert (predict(model, x).argmax(axis=1) == y).all()
 
+    @pytest.mark.parametrize("policy", POLICIES, indirect=True)
     def test_saves_and_loads_equal(self, name, policy, tmp_path):
         model = MODELS[name](SMALL, 3, dropout=0.2)
         model.save(tmp_path / "model.keras")

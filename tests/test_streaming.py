@@ -18,14 +18,6 @@ def seeded():
     keras.utils.set_random_seed(0)
 
 
-@pytest.fixture
-def policy(request):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_dtype_policy(before)
-
-
 def video(batch=2, time=3, frame=FRAME, seed=0):
     """Frames `(B, T, H, W, C)` uint8."""
     return np.random.default_rng(seed).integers(0, 256, (batch, time, *frame), np.uint8)

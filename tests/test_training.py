@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import sys
 import zipfile
 
 import keras
@@ -132,7 +133,7 @@ class TestRefused:
         assert not (tmp_path / "run").exists()
 
     def test_tensorboard_without_the_package(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(training, "find_spec", lambda name: None)
+        monkeypatch.setitem(sys.modules, "tensorboard", None)  # to import it is an error now
         with pytest.raises(ValueError, match=r'pip install "keras-cnnlstm\[tensorboard\]"'):
             train(short(tmp_path / "run", tensorboard=True))
 
