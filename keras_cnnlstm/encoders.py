@@ -4,13 +4,13 @@ They take floating-point frames in [0, 1]; the models rescale the raw `uint8` on
 nothing of time: `models` applies them to each frame of a sequence.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import layers
 
 
-def conv_pool(filters: tuple[int, ...] = (32, 64), kernel_size: int = 3) -> keras.Sequential:
+def conv_pool(filters: Sequence[int] = (32, 64), kernel_size: int = 3) -> keras.Sequential:
     """The reference encoder: for each entry of `filters` Conv-ReLU-MaxPool, then Flatten.
 
     Args:
@@ -21,7 +21,13 @@ def conv_pool(filters: tuple[int, ...] = (32, 64), kernel_size: int = 3) -> kera
     Returns:
         An unbuilt `keras.Sequential`; frames of (28, 28, 1) become vectors of 3,136 numbers.
     """
-    stack = []
+    maps = conv_pool_maps(filters, kernel_size)
+    return keras.Sequential([*maps, layers.Flatten(name="flatten")], name="conv_pool")
+
+
+def conv_pool_maps(filters: Sequence[int] = (32, 64), kernel_size: int = 3) -> list[keras.Layer]:
+    """The layers of `conv_pool` without the Flatten: image -> maps `(B, H', W', channels)`."""
+    stack: list[keras.Layer] = []
     for i, channels in enumerate(filters, start=1):
         stack += [
             layers.Conv2D(
@@ -29,7 +35,7 @@ def conv_pool(filters: tuple[int, ...] = (32, 64), kernel_size: int = 3) -> kera
             ),
             layers.MaxPooling2D(2, name=f"pool{i}"),
         ]
-    return keras.Sequential([*stack, layers.Flatten(name="flatten")], name="conv_pool")
+    return stack
 
 
 ENCODERS: dict[str, Callable[..., keras.Layer]] = {"conv_pool": conv_pool}

@@ -118,13 +118,126 @@ class LSTM(keras.layers.LSTM):
         projected = _unfold(projected, sequences)  # (B, T, 4*units)
         h, c = initial_state
         outputs = []
-        for t in range(sequences.shape[1]):
-            z = ops.add(projected[:, t], ops.matmul(h, cell.recurrent_kernel))
+        # Unstacked at once: the gradient of T slices would be T arrays of the whole size.
+        for x in ops.unstack(projected, sequences.shape[1], axis=1):  # (B, 4*units)
+            z = ops.add(x, ops.matmul(h, cell.recurrent_kernel))
             i, f, g, o = ops.split(z, 4, axis=1)  # each (B, units)
             c = cell.recurrent_activation(f) * c + cell.recurrent_activation(i) * cell.activation(g)
             h = cell.recurrent_activation(o) * cell.activation(c)
             outputs.append(h)
         return h, ops.stack(outputs if self.return_sequences else [h], axis=1), [h, c]
+
+
+@keras.saving.register_keras_serializable(package="keras_cnnlstm")
+class ImageToSequence(keras.layers.Layer):
+    """Cuts an image into the steps of a sequence: rows, columns, or patches row by row.
+
+    A row of pixels is a step as a frame is one: 28x28 pixels become 28 steps of 28 numbers. The
+    numbers of a step keep the order that they have in the image: top to bottom, in each line left
+    to right, channels innermost.
+
+    Args:
+        by: "rows", from top to bottom; "columns", from left to right; "patches", line by line as
+            one reads a page.
+        size: pixels of a step: rows or columns in each, or the side of the square patches. A pair
+            (height, width) for patches of another shape.
+        **kwargs: `name`, `dtype`, ... of the layer.
+
+    Call arguments:
+        inputs: `(B, H, W, C)` of known H, W and C, which `size` must divide.
+
+    Returns:
+        `(B, T, features)`: rows `(B, H/size, size*W*C)`, columns `(B, W/size, H*size*C)`, patches
+        `(B, H/size * W/size, size*size*C)`, of the dtype of `inputs`.
+
+    Raises:
+        ValueError: if an argument is none of these, or the image does not divide into the steps.
+
+    Example:
+
+    >>> import numpy as np
+    >>> image = np.arange(12.0).reshape(1, 3, 4, 1)  # (B, H, W, C), numbered as one reads
+    >>> np.asarray(ImageToSequence("columns")(image))[0, :2].tolist()
+    [[0.0, 4.0, 8.0], [1.0, 5.0, 9.0]]
+    """
+
+    def __init__(self, by="rows", size=1, **kwargs):
+        super().__init__(**kwargs)
+        if by not in ("rows", "columns", "patches"):
+            raise ValueError(
+                f"ImageToSequence: `by` must be 'rows', 'columns' or 'patches'; received {by!r}."
+            )
+        pair = isinstance(size, tuple | list) and len(size) == 2 and by == "patches"
+        if not all(isinstance(s, int) and s > 0 for s in (size if pair else [size])):
+            raise ValueError(
+                "ImageToSequence: `size` must be a positive whole number of pixels, or for patches "
+                f"a pair of them; received {size!r} with by={by!r}."
+            )
+        self.by = by
+        self.size = tuple(size) if pair else size
+
+    def call(self, inputs):
+        height, width, channels = self._checked_shape(inputs.shape)
+        h, w = self.patch_shape(inputs.shape)
+        x = ops.reshape(inputs, (-1, height // h, h, width // w, w, channels))
+        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # (B, H/h, W/w, h, w, C)
+        return ops.reshape(x, (-1, *self.compute_output_shape(inputs.shape)[1:]))
+
+    def compute_output_shape(self, input_shape):
+        height, width, channels = self._checked_shape(input_shape)
+        h, w = self.patch_shape(input_shape)
+        return (input_shape[0], (height // h) * (width // w), h * w * channels)
+
+    def patch_shape(self, input_shape):
+        """Height and width of a step in pixels, for images of this shape `(B, H, W, C)`."""
+        _, height, width, _ = input_shape
+        if self.by == "patches":
+            return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        return (self.size, width) if self.by == "rows" else (height, self.size)
+
+    def get_config(self):
+        return {**super().get_config(), "by": self.by, "size": self.size}
+
+    def _checked_shape(self, shape):
+        if len(shape) != 4 or None in shape[1:]:
+            raise ValueError(
+                "ImageToSequence: `inputs` must have shape (B, H, W, C), all known but B; received "
+                f"{tuple(shape)}."
+            )
+        height, width = self.patch_shape(shape)
+        if shape[1] % height or shape[2] % width:
+            raise ValueError(
+                f"ImageToSequence: `size` must divide the image; received steps of "
+                f"{height}x{width} for {shape[1]}x{shape[2]} pixels. Choose another size, or pad "
+                "or resize the image."
+            )
+        return shape[1:]
+
+
+@keras.saving.register_keras_serializable(package="keras_cnnlstm")
+class LengthMask(keras.layers.Layer):
+    """Tells the steps of each sequence from its padding.
+
+    Call arguments:
+        lengths: `(B,)` integers, steps that count in each sequence, from the first one on.
+        sequences: `(B, T, ...)`, whose T is taken, fixed or not.
+
+    Returns:
+        Boolean `(B, T)`, `True` at the first `lengths[b]` steps of sequence b: the `mask` of every
+        layer that goes over time.
+
+    Example:
+
+    >>> LengthMask()(ops.array([1, 3]), ops.zeros((2, 3, 5))).numpy().astype(int).tolist()
+    [[1, 0, 0], [1, 1, 1]]
+    """
+
+    def call(self, lengths, sequences):
+        steps = ops.arange(ops.shape(sequences)[1], dtype="int32")
+        return steps[None, :] < ops.cast(lengths, "int32")[:, None]  # (B, T)
+
+    def compute_output_spec(self, lengths, sequences):
+        return keras.KerasTensor(sequences.shape[:2], "bool")
 
 
 def _fold(x):

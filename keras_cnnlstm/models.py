@@ -11,8 +11,21 @@ from typing import Literal
 import keras
 from keras import layers
 
+from keras_cnnlstm.blocks import (
+    Head,
+    answer,
+    check_classes,
+    check_dropout,
+    checked_units,
+    dense_stack,
+    frames_input,
+    lstm_stack,
+    rescaled,
+    state_inputs,
+)
 from keras_cnnlstm.encoders import ENCODERS
-from keras_cnnlstm.layers import LSTM, TimeDistributed
+from keras_cnnlstm.layers import LengthMask, TimeDistributed
+from keras_cnnlstm.scanners import crnn, renet, scan_lstm
 
 Shape = tuple[int | None, int, int, int]  # (T, H, W, C)
 
@@ -26,6 +39,13 @@ def cnn_lstm(
     bidirectional: bool = False,
     dropout: float = 0.0,
     wrap: Literal["layer", "encoder"] = "layer",
+    per_step: bool = False,
+    head: Head = "probabilities",
+    lengths: bool = False,
+    initial_state: bool = False,
+    return_state: bool = False,
+    stateful: bool = False,
+    batch_size: int | None = None,
     name: str = "cnn_lstm",
 ) -> keras.Model:
     """A CNN that looks at each frame, and LSTMs that read the frames in order.
@@ -37,7 +57,7 @@ def cnn_lstm(
 
     Args:
         input_shape: `(T, H, W, C)` of a sequence; T may be `None` for any number of frames.
-        num_classes: size of the answer.
+        num_classes: size of the answer: classes, or values.
         encoder: frame -> vector, a name in `encoders.ENCODERS` or any Keras layer or model
             that takes `(B, H, W, C)` floats in [0, 1].
         lstm_units: units of each LSTM layer, first to last.
@@ -47,11 +67,23 @@ def cnn_lstm(
             encoder by itself, so that all of them show in `summary()`; "encoder" wraps the
             encoder as one. Weights and answers are the same, and `set_weights` moves them
             from one spelling to the other.
+        per_step: answer at each step, from the frames so far (with `bidirectional`, from all),
+            instead of once at the end.
+        head: "probabilities" of classes, or "values", for regression.
+        lengths: sequences of unequal length, padded at the end: a second input `lengths (B,)
+            int32`, 1 to T, says how many frames of each count. The padding changes no answer;
+            answers of steps after the end mean nothing.
+        initial_state: further inputs `lstm1_h`, `lstm1_c`, ... `(B, units)` float32, with which
+            the LSTMs begin; see `blocks.lstm_stack` for the names in several layers.
+        return_state: answer with a dict, the states after the last frame beside the answer.
+        stateful: keep the states from batch to batch; `blocks.reset_states` clears them.
+        batch_size: B, if it is to be fixed, as `stateful` needs it.
         name: the model's name.
 
     Returns:
-        A model from `frames (B, T, H, W, C) uint8` to class probabilities
-        `(B, num_classes) float32`.
+        A model from `frames (B, T, H, W, C) uint8` to `probabilities (B, num_classes) float32`,
+        or `(B, T, num_classes)` with `per_step`; with another head to `values`. It takes a dict by
+        name where it has several inputs.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -61,26 +93,39 @@ def cnn_lstm(
     >>> cnn_lstm().count_params()
     1691399
     """
-    lstm_units = _checked_units("cnn_lstm", lstm_units)
-    _check_dropout("cnn_lstm", dropout)
-    frames, x = _inputs("cnn_lstm", input_shape, num_classes)  # (B, T, H, W, C)
+    check_classes("cnn_lstm", num_classes, head)
+    lstm_units = checked_units("cnn_lstm", lstm_units)
+    check_dropout("cnn_lstm", dropout)
+    frames = frames_input("cnn_lstm", input_shape, "THWC", batch_size)
+    inputs = {"frames": frames}
+    mask = None
+    if lengths:
+        inputs["lengths"] = keras.Input((), batch_size, dtype="int32", name="lengths")
+        mask = LengthMask(name="mask")(inputs["lengths"], frames)  # (B, T)
+    x = rescaled(frames)  # (B, T, H, W, C)
     for layer in _time_distributed(encoder, wrap):
-        x = layer(x)
-    if len(x.shape) != 3 or x.shape[-1] is None:
-        raise ValueError(
-            "cnn_lstm: `encoder` must turn each frame into one vector of known size; received one "
-            f"whose outputs have shape {tuple(x.shape[2:])} per frame. End it with a Flatten or "
-            "GlobalAveragePooling2D layer."
-        )
-    for i, units in enumerate(lstm_units, start=1):  # x: (B, T, features)
-        last = i == len(lstm_units)
-        lstm = LSTM(
-            units, return_sequences=not last, unroll=_is_short(input_shape), name=f"lstm{i}"
-        )
-        x = (layers.Bidirectional(lstm, name=f"bidirectional{i}") if bidirectional else lstm)(x)
-        if dropout:
-            x = layers.Dropout(dropout, name=f"dropout{i}")(x)
-    return keras.Model(frames, _probabilities(x, num_classes), name=name)
+        x = layer(x, mask=mask)
+    _check_features(x)
+    before = None
+    if initial_state:
+        before = state_inputs(lstm_units, bidirectional=bidirectional, batch_size=batch_size)
+        inputs |= before
+    x = lstm_stack(
+        x,
+        lstm_units,
+        bidirectional=bidirectional,
+        dropout=dropout,
+        return_sequences=per_step,
+        return_state=return_state,
+        initial_state=before,
+        stateful=stateful,
+        mask=mask,
+    )
+    x, states = x if return_state else (x, {})
+    x = answer(x, num_classes, head)
+    return keras.Model(
+        inputs if len(inputs) > 1 else frames, {head: x, **states} if return_state else x, name=name
+    )
 
 
 def flat_mlp(
@@ -110,12 +155,10 @@ def flat_mlp(
     Raises:
         ValueError: if an argument is out of range.
     """
-    _fixed_length("flat_mlp", input_shape)
-    _check_dropout("flat_mlp", dropout)
-    frames, x = _inputs("flat_mlp", input_shape, num_classes)
-    x = layers.Flatten(name="flatten")(x)  # (B, T*H*W*C)
-    x = _dense_stack(x, _checked_units("flat_mlp", units), dropout)
-    return keras.Model(frames, _probabilities(x, num_classes), name=name)
+    frames = _all_frames("flat_mlp", input_shape, num_classes, dropout)
+    x = layers.Flatten(name="flatten")(rescaled(frames))  # (B, T*H*W*C)
+    x = dense_stack(x, checked_units("flat_mlp", units), dropout)
+    return keras.Model(frames, answer(x, num_classes), name=name)
 
 
 def channel_cnn(
@@ -148,39 +191,24 @@ def channel_cnn(
     Raises:
         ValueError: if an argument is out of range.
     """
-    time = _fixed_length("channel_cnn", input_shape)
-    _check_dropout("channel_cnn", dropout)
-    frames, x = _inputs("channel_cnn", input_shape, num_classes)
-    height, width, channels = input_shape[1:]
-    x = layers.Permute((2, 3, 1, 4), name="time_to_channels")(x)  # (B, H, W, T, C)
+    frames = _all_frames("channel_cnn", input_shape, num_classes, dropout)
+    _, time, height, width, channels = frames.shape
+    x = layers.Permute((2, 3, 1, 4), name="time_to_channels")(rescaled(frames))  # (B, H, W, T, C)
     x = layers.Reshape((height, width, time * channels), name="merge_channels")(x)
     x = _encoder(encoder)(x)  # (B, features)
-    x = _dense_stack(x, _checked_units("channel_cnn", units), dropout)
-    return keras.Model(frames, _probabilities(x, num_classes), name=name)
+    x = dense_stack(x, checked_units("channel_cnn", units), dropout)
+    return keras.Model(frames, answer(x, num_classes), name=name)
 
 
 MODELS: dict[str, Callable[..., keras.Model]] = {
     "cnn_lstm": cnn_lstm,
     "flat_mlp": flat_mlp,
     "channel_cnn": channel_cnn,
+    "scan_lstm": scan_lstm,
+    "renet": renet,
+    "crnn": crnn,
 }
 """Architectures by name, as `TrainConfig.model` and `--model` take them."""
-
-
-def _inputs(model, input_shape, num_classes):
-    """The raw input, and the same frames as floats in [0, 1]."""
-    sizes = tuple(input_shape)
-    if len(sizes) != 4 or any(s is not None and s < 1 for s in sizes) or None in sizes[1:]:
-        raise ValueError(
-            f"{model}: `input_shape` must be (T, H, W, C), positive, only T possibly None; "
-            f"received {sizes}. Grey frames need their channel axis: (4, 28, 28) is "
-            "(4, 28, 28, 1)."
-        )
-    if num_classes < 2:
-        raise ValueError(f"{model}: `num_classes` must be 2 or more; received {num_classes}.")
-    frames = keras.Input(sizes, dtype="uint8", name="frames")
-    # float32 by hand: under a half policy the layer would turn the pixels into half too.
-    return frames, layers.Rescaling(1 / 255, dtype="float32", name="rescale")(frames)
 
 
 def _encoder(encoder):
@@ -203,45 +231,23 @@ def _time_distributed(encoder, wrap):
     raise ValueError(f"cnn_lstm: `wrap` must be 'layer' or 'encoder'; received {wrap!r}.")
 
 
-def _is_short(input_shape):
-    """Whether LSTM steps are unrolled, which pays as long as they are few.
-
-    It needs a known T, and switches cuDNN off, which gains little on so few steps.
-    """
-    return input_shape[0] is not None and input_shape[0] <= 8
-
-
-def _dense_stack(x, units, dropout):
-    for i, width in enumerate(units, start=1):
-        x = layers.Dense(width, activation="relu", name=f"dense{i}")(x)
-        if dropout:
-            x = layers.Dropout(dropout, name=f"dropout{i}")(x)
-    return x
-
-
-def _probabilities(x, num_classes):
-    return layers.Dense(num_classes, "softmax", dtype="float32", name="probabilities")(x)
-
-
-def _checked_units(model, units):
-    units = tuple(units)
-    if not units or any(u < 1 for u in units):
+def _check_features(x):
+    if len(x.shape) != 3 or x.shape[-1] is None:
         raise ValueError(
-            f"{model}: units must be one or more positive numbers, one for each layer; received "
-            f"{units}."
+            "cnn_lstm: `encoder` must turn each frame into one vector of known size; received one "
+            f"whose outputs have shape {tuple(x.shape[2:])} per frame. End it with a Flatten or "
+            "GlobalAveragePooling2D layer."
         )
-    return units
 
 
-def _check_dropout(model, dropout):
-    if not 0 <= dropout < 1:
-        raise ValueError(f"{model}: `dropout` must be in [0, 1); received {dropout}.")
-
-
-def _fixed_length(model, input_shape):
-    if input_shape[0] is None:
+def _all_frames(model, input_shape, num_classes, dropout):
+    """The input of a model that has a weight for each frame."""
+    check_classes(model, num_classes)
+    check_dropout(model, dropout)
+    frames = frames_input(model, input_shape, "THWC")
+    if frames.shape[1] is None:
         raise ValueError(
             f"{model}: `input_shape` must have a known T, since the layers after it have a weight "
             f"for each frame; received {tuple(input_shape)}. Use cnn_lstm for any length."
         )
-    return input_shape[0]
+    return frames

@@ -12,7 +12,9 @@ import tensorflow as tf
 import tensorflow.experimental.numpy as tnp
 
 from keras_cnnlstm.digits import LabeledImages
-from keras_cnnlstm.tasks import Trend
+from keras_cnnlstm.tasks import Digits, Label, Text, Trend
+
+_BALANCE = 0.5  # of trends in training: the rare ones need more examples than nature gives
 
 # Strongest distortion of `augment=True`: less than what turns one digit into another.
 _ROTATION = math.radians(12)
@@ -23,11 +25,11 @@ _SHIFT = 0.08  # share of the side, about 2 of 28 pixels
 
 def digit_sequences(
     images: LabeledImages,
-    task: Trend,
+    task: Trend | Digits,
     *,
     batch_size: int,
     seed: int,
-    balance: float = 0.5,
+    balance: float | None = None,
     num_sequences: int | None = None,
     augment: bool = False,
     start: int = 0,
@@ -40,15 +42,19 @@ def digit_sequences(
         task: says how long sequences are, which digits they are made of, and the target.
         batch_size: B, sequences in a batch.
         seed: any integer; other seeds give other sequences.
-        balance: share of the sequences, 0 to 1, whose class is drawn uniformly; in the rest
-            each digit is uniform, so that classes have their natural frequency.
+        balance: for `Trend`: share of the sequences, 0 to 1, whose class is drawn uniformly; in
+            the rest each digit is uniform, so that classes have their natural frequency. Half of
+            them by default.
         num_sequences: how many sequences there are, the last batch being smaller if they do
             not divide; `None` goes on for ever.
         augment: distort each frame by a small random rotation, shear, zoom and shift.
         start: index of the first batch, to resume where a run stopped.
 
     Returns:
-        A dataset of `(frames (B, T, H, W, C) uint8, target (B,) int64)`.
+        A dataset of `(frames (B, T, H, W, C) uint8, target)`, the target as `task.targets` gives
+        it. If sequences are of unequal length, of `({"frames": frames, "lengths": (B,) int32},
+        target, weight (B, T) float32)`: frames after a sequence's end are black, targets 0, and
+        the weight, by which losses and metrics leave these steps out, is 0 there and 1 before.
 
     Raises:
         ValueError: if an argument is out of range, or a digit has no image.
@@ -61,40 +67,168 @@ def digit_sequences(
     >>> frames.shape, target.shape
     (TensorShape([3, 4, 28, 28, 1]), TensorShape([3]))
     """
+    if balance is None:
+        balance = _BALANCE if isinstance(task, Trend) else 0.0
     _check_arguments(images, task, batch_size, balance, num_sequences, start)
     gather = _image_gatherer(images, task)
 
     def batch(step):
-        uniforms = _uniforms(seed, step, (batch_size, 2 * task.length + 2))  # (B, 2T + 2)
-        labels = _labels(task, uniforms[:, 0], uniforms[:, 1], balance)  # (B,)
-        digits = task.digits_for(labels, uniforms[:, 2 : 2 + task.length], xp=tnp)  # (B, T)
-        frames = gather(digits, uniforms[:, 2 + task.length :])  # (B, T, H, W, C)
+        uniforms = _uniforms(seed, 0, step, (batch_size, 2 * task.length + 2))  # (B, 2T + 2)
+        digits = task.draw(uniforms[:, : task.length + 2], balance=balance, xp=tnp)  # (B, T)
+        frames = gather(digits, uniforms[:, task.length + 2 :])  # (B, T, H, W, C)
         if augment:
             frames = _distort(frames, seed, step)
-        target = task.targets(digits, xp=tnp)
+        elements = frames, task.targets(digits, xp=tnp)
+        if task.min_length < task.length:
+            elements = _padded(*elements, _lengths(task, seed, step, batch_size))
         if num_sequences is None:
-            return frames, target
+            return elements
         rest = num_sequences - step * batch_size  # the last batch may be smaller
-        return frames[:rest], target[:rest]
+        return tf.nest.map_structure(lambda x: x[:rest], elements)
 
-    if num_sequences is None:
+    return _batches(batch, batch_size, num_sequences, start)
+
+
+def digit_strips(images: LabeledImages, task: Text, **options) -> tf.data.Dataset:
+    """Batches of texts: the digits of a sequence side by side in one wide image.
+
+    Args:
+        images: the images to draw from.
+        task: says how many digits a text has.
+        **options: as in `digit_sequences`.
+
+    Returns:
+        A dataset of `(strips (B, H, T*W, C) uint8, target (B, T) int64)`. Shorter texts have black
+        at the end, and 0 in the target.
+
+    Raises:
+        ValueError: as `digit_sequences`.
+    """
+
+    def strip(frames, target, weight=None):
+        if weight is not None:
+            frames = frames["frames"]
+        _, time, height, width, channels = frames.shape
+        wide = tf.transpose(frames, (0, 2, 1, 3, 4))  # (B, H, T, W, C)
+        return tf.reshape(wide, (-1, height, time * width, channels)), target
+
+    return digit_sequences(images, task, **options).map(strip, num_parallel_calls=1)
+
+
+def labeled_images(
+    images: LabeledImages,
+    *,
+    batch_size: int,
+    seed: int | None = None,
+    augment: bool = False,
+    start: int = 0,
+) -> tf.data.Dataset:
+    """Batches of single images with their classes.
+
+    Args:
+        images: the images.
+        batch_size: B, images in a batch.
+        seed: any integer; the images then come for ever, each once before any comes again, in a
+            new order each time. `None` gives each image once, in the order it has.
+        augment: distort each image by a small random rotation, shear, zoom and shift.
+        start: index of the first batch, to resume where a run stopped.
+
+    Returns:
+        A dataset of `(frames (B, H, W, C) uint8, target (B,) int64)`; without a seed the last
+        batch may be smaller.
+
+    Raises:
+        ValueError: if an argument is out of range, or `augment` comes without a seed.
+    """
+    _check_batches("labeled_images", batch_size, start)
+    if augment and seed is None:
+        raise ValueError("labeled_images: `augment` needs a `seed`; received None.")
+    count = len(images)
+    pixels, labels = _constant(images.images), _constant(images.labels)
+
+    def batch(step):
+        place = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+        if seed is None:
+            place = place[: count - step * batch_size]
+            return tf.gather(pixels, place), tf.gather(labels, place)
+        place = _shuffled(place, count, seed)
+        frames = tf.gather(pixels, place)  # (B, H, W, C)
+        if augment:
+            frames = _distort(frames[:, None], seed, step)[:, 0]
+        return frames, tf.gather(labels, place)
+
+    return _batches(batch, batch_size, count if seed is None else None, start)
+
+
+def batches(images: LabeledImages, task: Trend | Digits, **options) -> tf.data.Dataset:
+    """The batches of any task: `labeled_images`, `digit_strips` or `digit_sequences`.
+
+    Args:
+        images: the images to draw from.
+        task: says which of the three, and what they are about.
+        **options: as the function takes them; `labeled_images` takes all images without
+            `num_sequences`, and in the order they have if that is given.
+    """
+    if isinstance(task, Label):
+        if options.pop("num_sequences", None) is not None:
+            options["seed"] = None
+        options.pop("balance", None)
+        return labeled_images(images, **options)
+    return (digit_strips if isinstance(task, Text) else digit_sequences)(images, task, **options)
+
+
+def _batches(batch, batch_size, num_examples, start):
+    """A dataset of `batch(step)`, as many as hold the examples."""
+    if num_examples is None:
         steps = tf.data.Dataset.counter(start)
     else:
-        steps = tf.data.Dataset.range(start, math.ceil(num_sequences / batch_size))
+        steps = tf.data.Dataset.range(start, math.ceil(num_examples / batch_size))
     return steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(
         tf.data.AUTOTUNE
     )
 
 
-def _uniforms(seed, step, shape, dtype=tf.float64):
-    key = tf.random.fold_in(tf.constant([seed, 0], tf.int64), step)
-    return tf.random.stateless_uniform(shape, key, dtype=dtype)
+def _uniforms(seed, stream, step, shape, dtype=tf.float64):
+    """Random numbers of this step; other streams of the same seed are independent."""
+    return tf.random.stateless_uniform(shape, _key(seed, stream, step), dtype=dtype)
 
 
-def _labels(task, choose, which, balance):
-    """A uniform class where `choose < balance`, else the label that stands for "any digits"."""
-    uniform_class = tf.cast(which * task.num_classes, tf.int64)
-    return tf.where(choose < balance, uniform_class, task.num_classes)
+def _key(seed, stream, step):
+    return tf.random.fold_in(tf.constant([seed, stream], tf.int64), step)
+
+
+def _shuffled(place, count, seed):
+    """Where each place of an endless row of permutations of `count` images points to."""
+    epoch = place // count
+    # The public tf.random.experimental.index_shuffle fails on a seed for each index (TF 2.21).
+    seeds = tf.stack([tf.fill(tf.shape(epoch), tf.constant(s, tf.int64)) for s in (seed, 3)], 1)
+    seeds = tf.concat([seeds, epoch[:, None]], axis=1)  # (B, 3)
+    last = tf.constant(count - 1, tf.int64)
+    return tf.raw_ops.RandomIndexShuffle(index=place % count, seed=seeds, max_index=last, rounds=4)
+
+
+def _lengths(task, seed, step, batch_size):
+    """How long each sequence is, `(B,)` int32, uniform from `min_length` to T."""
+    choices = task.length - task.min_length + 1
+    uniforms = _uniforms(seed, 2, step, (batch_size,))
+    return task.min_length + tf.cast(uniforms * choices, tf.int32)
+
+
+def _padded(frames, target, lengths):
+    """Black frames and targets of 0 after each sequence's end, and weights that say so."""
+    counts = tf.sequence_mask(lengths, frames.shape[1])  # (B, T)
+
+    def keep(x):
+        mask = tf.reshape(counts, (*counts.shape, *[1] * (x.shape.rank - 2)))
+        return x * tf.cast(mask, x.dtype)
+
+    return {"frames": keep(frames), "lengths": lengths}, keep(target), tf.cast(counts, tf.float32)
+
+
+def _constant(array):
+    """An eager tensor, which is captured by reference, not copied into the graph."""
+    with tf.device("CPU:0"):
+        return tf.constant(array)
 
 
 def _image_gatherer(images, task):
@@ -102,8 +236,7 @@ def _image_gatherer(images, task):
     order = np.argsort(images.labels, kind="stable")
     count = np.bincount(images.labels, minlength=task.num_digits)[: task.num_digits]
     first = np.cumsum(count) - count
-    with tf.device("CPU:0"):  # an eager tensor is captured by reference, not copied into the graph
-        pixels = tf.constant(images.images[order])
+    pixels = _constant(images.images[order])
 
     def gather(digits, uniforms):
         size = tf.gather(count, digits)
@@ -116,8 +249,7 @@ def _image_gatherer(images, task):
 def _distort(frames, seed, step):
     """Moves each frame by a random affine map about its centre; black comes in at the edges."""
     batch, time, height, width, channels = frames.shape
-    key = tf.random.fold_in(tf.constant([seed, 1], tf.int64), step)
-    draws = tf.random.stateless_uniform((batch * time, 6), key, minval=-1.0)
+    draws = tf.random.stateless_uniform((batch * time, 6), _key(seed, 1, step), minval=-1.0)
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         # float32 takes 0.6 of the time that uint8 takes here, and can be rounded.
         images=tf.cast(tf.reshape(frames, (batch * time, height, width, channels)), tf.float32),
@@ -150,8 +282,7 @@ def _affine_maps(draws, height, width):
 
 
 def _check_arguments(images, task, batch_size, balance, num_sequences, start):
-    if batch_size < 1:
-        raise ValueError(f"digit_sequences: `batch_size` must be 1 or more; received {batch_size}.")
+    _check_batches("digit_sequences", batch_size, start)
     if not 0 <= balance <= 1:
         raise ValueError(f"digit_sequences: `balance` must be 0 to 1; received {balance}.")
     if num_sequences is not None and num_sequences < 1:
@@ -159,11 +290,16 @@ def _check_arguments(images, task, batch_size, balance, num_sequences, start):
             f"digit_sequences: `num_sequences` must be 1 or more, or None; received "
             f"{num_sequences}."
         )
-    if start < 0:
-        raise ValueError(f"digit_sequences: `start` must be 0 or more; received {start}.")
     lacking = sorted(set(range(task.num_digits)) - set(images.labels.tolist()))
     if lacking:
         raise ValueError(
             f"digit_sequences: `images` must hold each digit from 0 to {task.num_digits - 1}; "
             f"received none of {lacking}."
         )
+
+
+def _check_batches(function, batch_size, start):
+    if batch_size < 1:
+        raise ValueError(f"{function}: `batch_size` must be 1 or more; received {batch_size}.")
+    if start < 0:
+        raise ValueError(f"{function}: `start` must be 0 or more; received {start}.")

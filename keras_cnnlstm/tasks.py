@@ -1,4 +1,8 @@
-"""What a sequence of digits means: its classes, its target, and how to draw digits for one.
+"""What is asked of images of digits: the target, the names of the answers, digits to draw.
+
+`Trend` asks for one class of the whole sequence, `Digits` for one at each step, `RunningSum` for
+one number at each step, `Label` for the class of a single image, `Text` for the characters of
+digits side by side. `TASKS` has them by name.
 
 NumPy only. The methods that work on batches of digits also run inside a TensorFlow graph: pass
 `xp=tf.experimental.numpy`. One implementation serves the data pipeline and the tests.
@@ -12,6 +16,152 @@ from typing import Any
 import numpy as np
 
 Array = Any  # a NumPy array, or a tensor of the namespace given as `xp`
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Which digit each step shows: one class per step.
+
+    Args:
+        length: T, steps of the longest sequence, 1 to 32.
+        num_digits: digits are 0 to `num_digits - 1`; 2 to 100.
+        min_length: steps of the shortest sequence, 1 to T; by default all have T. Each length is
+            equally likely.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+
+    >>> Digits(length=3).targets(np.array([[7, 3, 8]]))
+    array([[7, 3, 8]])
+    """
+
+    length: int = 4
+    num_digits: int = 10
+    min_length: int | None = None
+
+    def __post_init__(self):
+        name = type(self).__name__
+        _check_range(f"{name}: `length` must be {{}} steps", self.length, 1, 32)
+        _check_range(f"{name}: `num_digits` must be {{}}", self.num_digits, 2, 100)
+        if self.min_length is None:
+            object.__setattr__(self, "min_length", self.length)
+        _check_range(f"{name}: `min_length` must be {{}} steps", self.min_length, 1, self.length)
+
+    @property
+    def num_classes(self) -> int:
+        """One for each digit."""
+        return self.num_digits
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The digits as text."""
+        return tuple(map(str, range(self.num_digits)))
+
+    def targets(self, digits: Array, *, xp: ModuleType = np) -> Array:
+        """The class at each step: the digits themselves, `(B, T)` int64.
+
+        Args:
+            digits: `(B, T)` integers, 0 to `num_digits - 1`.
+            xp: array namespace, `numpy` or `tf.experimental.numpy`.
+
+        Raises:
+            ValueError: if `digits` has another shape (or, in NumPy, dtype or range).
+        """
+        return _checked_digits(self, digits) if xp is np else digits
+
+    def draw(self, uniforms: Array, *, balance: float = 0.0, xp: ModuleType = np) -> Array:
+        """Digits from uniform random numbers, each equally likely.
+
+        Args:
+            uniforms: `(B, T + 2)` float64 in [0, 1); the first two are left to tasks that draw a
+                class first.
+            balance: must be 0; for tasks that draw a class first.
+            xp: array namespace, `numpy` or `tf.experimental.numpy`.
+
+        Returns:
+            `(B, T)` int64.
+        """
+        if balance:
+            raise ValueError(
+                f"{type(self).__name__}.draw: `balance` must be 0, since no class of the whole "
+                f"sequence can be balanced; received {balance}."
+            )
+        return xp.asarray(uniforms[:, 2:] * self.num_digits, np.int64)
+
+
+class RunningSum(Digits):
+    """The sum of the digits so far: one number per step, the last being the sum of all.
+
+    Args:
+        length: T, steps of the longest sequence, 1 to 32.
+        num_digits: digits are 0 to `num_digits - 1`; 2 to 100.
+        min_length: steps of the shortest sequence, 1 to T; by default all have T. Each length is
+            equally likely.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+
+    >>> RunningSum(length=3).targets(np.array([[7, 3, 8]]))[0, :, 0]
+    array([ 7., 10., 18.], dtype=float32)
+    """
+
+    @property
+    def num_classes(self) -> int:
+        """One number at each step."""
+        return 1
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """None: the answers are numbers."""
+        return ()
+
+    def targets(self, digits: Array, *, xp: ModuleType = np) -> Array:
+        """The sum up to each step, `(B, T, 1)` float32, for `digits` as `Digits.targets`."""
+        digits = super().targets(digits, xp=xp)
+        return xp.asarray(xp.cumsum(digits, axis=1)[:, :, None], np.float32)
+
+
+class Label(Digits):
+    """Which digit a single image shows; more generally, its class.
+
+    Args:
+        length: 1, since there is one image.
+        num_digits: classes are 0 to `num_digits - 1`; 2 to 100.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(self, length: int = 1, num_digits: int = 10):
+        _check_range("Label: `length` must be {} image", length, 1, 1)
+        super().__init__(length, num_digits)
+
+
+class Text(Digits):
+    """The characters of digits side by side in one image, without where each stands.
+
+    Args:
+        length: T, digits in the longest text, 1 to 32.
+        num_digits: digits are 0 to `num_digits - 1`; 2 to 100.
+        min_length: digits in the shortest text, 1 to T; by default all have T. Each length is
+            equally likely.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+
+    >>> Text(length=3).targets(np.array([[7, 0, 8]]))
+    array([[8, 1, 9]])
+    """
+
+    def targets(self, digits: Array, *, xp: ModuleType = np) -> Array:
+        """The classes for CTC, `(B, T)` int64: digit d is class d + 1, since 0 is the blank."""
+        return super().targets(digits, xp=xp) + 1
 
 
 @dataclass(frozen=True)
@@ -45,13 +195,13 @@ class Trend:
     num_digits: int = 10
 
     def __post_init__(self):
-        if not 2 <= self.length <= 32:
-            raise ValueError(
-                f"Trend: `length` must be 2 to 32 digits; received {self.length}. A single digit "
-                "has no trend."
-            )
-        if not 2 <= self.num_digits <= 100:
-            raise ValueError(f"Trend: `num_digits` must be 2 to 100; received {self.num_digits}.")
+        _check_range("Trend: `length` must be {} digits", self.length, 2, 32)
+        _check_range("Trend: `num_digits` must be {}", self.num_digits, 2, 100)
+
+    @property
+    def min_length(self) -> int:
+        """T: all sequences have the same length."""
+        return self.length
 
     @property
     def num_classes(self) -> int:
@@ -100,7 +250,7 @@ class Trend:
             ValueError: if `digits` has another shape (or, in NumPy, dtype or range).
         """
         if xp is np:
-            digits = self._checked(digits)
+            digits = _checked_digits(self, digits)
         table = self.next_state.reshape(-1)
         state = xp.zeros_like(digits[:, 0])  # (B,)
         for t in range(1, self.length):
@@ -169,6 +319,22 @@ class Trend:
                 state = xp.take_along_axis(state, drawn[-1], axis=1)
         return xp.concatenate(drawn, axis=1)
 
+    def draw(self, uniforms: Array, *, balance: float = 0.0, xp: ModuleType = np) -> Array:
+        """Digits from uniform random numbers, some of them for a class drawn first.
+
+        Args:
+            uniforms: `(B, T + 2)` float64 in [0, 1).
+            balance: share of the sequences, 0 to 1, whose class is drawn uniformly; in the rest
+                each digit is uniform.
+            xp: array namespace, `numpy` or `tf.experimental.numpy`.
+
+        Returns:
+            `(B, T)` int64.
+        """
+        uniform_class = xp.asarray(uniforms[:, 1] * self.num_classes, np.int64)
+        labels = xp.where(uniforms[:, 0] < balance, uniform_class, self.num_classes)  # (B,)
+        return self.digits_for(labels, uniforms[:, 2:], xp=xp)
+
     def sample(
         self,
         num_sequences: int,
@@ -211,18 +377,33 @@ class Trend:
             np.asarray(labels, np.int64), rng.random((num_sequences, self.length))
         )
 
-    def _checked(self, digits: Array) -> np.ndarray:
-        digits = np.asarray(digits)
-        if digits.ndim != 2 or digits.shape[1] != self.length:
-            raise ValueError(
-                f"Trend.targets: `digits` must have shape (B, {self.length}); received "
-                f"{digits.shape}."
-            )
-        if digits.dtype.kind not in "iu":
-            raise ValueError(f"Trend.targets: `digits` must be integers; received {digits.dtype}.")
-        if digits.size and not (digits.min() >= 0 and digits.max() < self.num_digits):
-            raise ValueError(
-                f"Trend.targets: `digits` must be 0 to {self.num_digits - 1}; received "
-                f"{digits.min()} to {digits.max()}."
-            )
-        return digits.astype(np.int64)
+
+TASKS: dict[str, type] = {
+    "trend": Trend,
+    "digits": Digits,
+    "running_sum": RunningSum,
+    "label": Label,
+    "text": Text,
+}
+"""Tasks by name, as `TrainConfig.task` and `--task` take them."""
+
+
+def _checked_digits(task, digits: Array) -> np.ndarray:
+    digits, name = np.asarray(digits), type(task).__name__
+    if digits.ndim != 2 or digits.shape[1] != task.length:
+        raise ValueError(
+            f"{name}.targets: `digits` must have shape (B, {task.length}); received {digits.shape}."
+        )
+    if digits.dtype.kind not in "iu":
+        raise ValueError(f"{name}.targets: `digits` must be integers; received {digits.dtype}.")
+    if digits.size and not (digits.min() >= 0 and digits.max() < task.num_digits):
+        raise ValueError(
+            f"{name}.targets: `digits` must be 0 to {task.num_digits - 1}; received "
+            f"{digits.min()} to {digits.max()}."
+        )
+    return digits.astype(np.int64)
+
+
+def _check_range(what, value, low, high):
+    if not low <= value <= high:
+        raise ValueError(f"{what.format(f'{low} to {high}')}; received {value}.")

@@ -1,0 +1,256 @@
+"""What the architectures are made of: the raw input, the stack of LSTMs, the head.
+
+The functions here put ordinary Keras layers, with the names that `summary()` shows, into a
+functional model that is being built. They know nothing of encoders, tasks or data.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import keras
+from keras import layers, ops
+
+from keras_cnnlstm.layers import LSTM
+
+Head = Literal["probabilities", "values"]
+States = dict[str, keras.KerasTensor]
+
+_SHORT = 8  # steps up to which a loop written out is faster, and cuDNN gains little
+
+
+def lstm_stack(
+    x: keras.KerasTensor,
+    units: Sequence[int],
+    *,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    return_sequences: bool = False,
+    return_state: bool = False,
+    initial_state: Mapping[str, keras.KerasTensor] | None = None,
+    stateful: bool = False,
+    mask: keras.KerasTensor | None = None,
+) -> Any:
+    """Several LSTM layers on top of each other: `torch.nn.LSTM` in Keras's words.
+
+    | `torch.nn.LSTM`                     | here                                              |
+    |-------------------------------------|---------------------------------------------------|
+    | `input_size=F`                      | taken from `x`                                    |
+    | `hidden_size=H, num_layers=L`       | `units=(H,) * L`; sizes may differ                |
+    | `bidirectional=True`                | `bidirectional=True`                              |
+    | `dropout=p`, between the layers     | `dropout=p`, after the last layer too             |
+    | `batch_first=True`                  | always                                            |
+    | `output` `(B, T, D*H)`              | `return_sequences=True`: `(B, T, D*H)`            |
+    | `output[:, -1]`                     | `return_sequences=False`, one direction           |
+    | `torch.cat([h_n[-2], h_n[-1]], 1)`  | `return_sequences=False`, two directions          |
+    | `(h_0, c_0)`, each `(L*D, B, H)`    | `initial_state`, a dict of L*D*2 `(B, H)`         |
+    | `(h_n, c_n)`, each `(L*D, B, H)`    | `return_state=True`, a dict of L*D*2 `(B, H)`     |
+    | `(h_n, c_n)` given to the next call | the same; or `stateful=True`, kept in the layers  |
+    | `pack_padded_sequence(x, lengths)`  | `mask`, from `layers.LengthMask`                  |
+    | `weight_ih_l0` `(4*H, F)`           | `lstm1` kernel `(F, 4*H)`                         |
+    | `weight_hh_l0` `(4*H, H)`           | `lstm1` recurrent kernel `(H, 4*H)`               |
+    | `bias_ih_l0 + bias_hh_l0` `(4*H,)`  | `lstm1` bias `(4*H,)`                             |
+    | `weight_ih_l0_reverse`, ...         | the backward layer of `bidirectional1`            |
+
+    D is the number of directions, 1 or 2. From the second layer on F is D*H of the one below. The
+    four gates are packed in the same order on both sides, input, forget, cell, output: gate k has
+    the columns `k*H` to `(k+1)*H` of a kernel. `proj_size` has no counterpart.
+
+    Note `output[:, -1]` of a bidirectional PyTorch LSTM: there the backward half has read a single
+    step. Here the last outputs of both directions are joined, each having read all.
+
+    The layers are named `lstm1`, `lstm2`, ...; `bidirectional1`, ... around them, `dropout1`, ...
+    after them. The states of layer 1 are `lstm1_h` and `lstm1_c`, in two directions also
+    `lstm1_backward_h` and `lstm1_backward_c`. Layers over a known T of 8 or less are unrolled.
+
+    Args:
+        x: `(B, T, F)`.
+        units: H of each layer, first to last.
+        bidirectional: read in both directions and join the outputs.
+        dropout: share of each layer's outputs dropped in training, 0 to below 1.
+        return_sequences: outputs of all steps, not of the last one only.
+        return_state: also return the final states.
+        initial_state: states to begin with, by name, `(B, H)` each; by default zeros.
+        stateful: begin each batch where sequence b of the batch before ended. B must be known;
+            `reset_states` starts afresh.
+        mask: `(B, T)` boolean, `False` at the padding after each sequence.
+
+    Returns:
+        `(B, D*H)`, or `(B, T, D*H)` with `return_sequences`; with `return_state` a pair of that
+        and the dict of final states.
+
+    Raises:
+        ValueError: if the arguments do not fit together.
+
+    Example:
+
+    >>> steps = keras.Input((28, 28))
+    >>> x, states = lstm_stack(steps, (100, 50), bidirectional=True, return_state=True)
+    >>> x.shape, sorted(states)[:4], states["lstm2_h"].shape
+    ((None, 100), ['lstm1_backward_c', 'lstm1_backward_h', 'lstm1_c', 'lstm1_h'], (None, 50))
+    """
+    units = checked_units("lstm_stack", units)
+    check_dropout("lstm_stack", dropout)
+    _check_states(x, units, bidirectional, stateful, initial_state)
+    states: States = {}
+    for i, width in enumerate(units, start=1):  # x: (B, T, features)
+        layer = LSTM(
+            width,
+            return_sequences=return_sequences or i < len(units),
+            return_state=return_state,
+            stateful=stateful,
+            unroll=x.shape[1] is not None and x.shape[1] <= _SHORT,
+            name=f"lstm{i}",
+        )
+        names = state_names(i, bidirectional)
+        given = [initial_state[name] for name in names] if initial_state else None
+        wrapped = layers.Bidirectional(layer, name=f"bidirectional{i}") if bidirectional else layer
+        outputs = wrapped(x, mask=mask, initial_state=given)
+        if return_state:
+            x, *after = outputs
+            # Under a half policy the cell computes in half; float32 holds its numbers exactly.
+            states |= {n: ops.cast(s, "float32") for n, s in zip(names, after, strict=True)}
+        else:
+            x = outputs
+        if dropout:
+            x = layers.Dropout(dropout, name=f"dropout{i}")(x)
+    return (x, states) if return_state else x
+
+
+def state_names(layer: int, bidirectional: bool = False) -> list[str]:
+    """Names of the states of the layer of this number, counted from 1, in Keras's order."""
+    directions = ("", "_backward") if bidirectional else ("",)
+    return [f"lstm{layer}{direction}_{part}" for direction in directions for part in "hc"]
+
+
+def state_inputs(
+    units: Sequence[int], *, bidirectional: bool = False, batch_size: int | None = None
+) -> States:
+    """An input `(B, H)` float32 for each state of a stack, by name."""
+    return {
+        name: keras.Input((width,), batch_size, dtype="float32", name=name)
+        for i, width in enumerate(units, start=1)
+        for name in state_names(i, bidirectional)
+    }
+
+
+def reset_states(model: keras.Model) -> None:
+    """Brings the kept states of a model's stateful layers back to zero.
+
+    Args:
+        model: a model built with `stateful=True`.
+
+    Raises:
+        ValueError: if no layer of it is stateful.
+    """
+    kept = [layer for layer in model.layers if getattr(layer, "stateful", False)]
+    if not kept:
+        raise ValueError(
+            f"reset_states: `model` must have stateful layers; {model.name!r} has none. Build it "
+            "with stateful=True."
+        )
+    for layer in kept:
+        layer.reset_states()
+
+
+def frames_input(
+    model: str, shape: Sequence[int | None], axes: str, batch_size: int | None = None
+) -> keras.KerasTensor:
+    """The raw input of every model: uint8, named `frames`.
+
+    Args:
+        model: name of the model, for the error.
+        shape: sizes of one example, as `axes` names them.
+        axes: "THWC" for a sequence of frames, of which T may be `None`; "HWC" for one image.
+        batch_size: B, if it must be fixed.
+
+    Raises:
+        ValueError: if the shape has another number of axes, or a size that cannot be.
+    """
+    sizes, sequence = tuple(shape), axes.startswith("T")
+    known = sizes[1:] if sequence else sizes
+    if len(sizes) != len(axes) or None in known or any(s is not None and s < 1 for s in sizes):
+        raise ValueError(
+            f"{model}: `input_shape` must be ({', '.join(axes)}), positive"
+            f"{', only T possibly None' if sequence else ', all known'}; received {sizes}. Grey "
+            "images need their channel axis: (28, 28) is (28, 28, 1)."
+        )
+    return keras.Input(sizes, batch_size, dtype="uint8", name="frames")
+
+
+def rescaled(frames: keras.KerasTensor, low: float = 0.0, high: float = 1.0) -> keras.KerasTensor:
+    """Raw pixels, 0 to 255, as float32 numbers from `low` to `high`."""
+    # float32 by hand: under a half policy the layer would turn the pixels into half too.
+    return layers.Rescaling((high - low) / 255, low, dtype="float32", name="rescale")(frames)
+
+
+def dense_stack(x: keras.KerasTensor, units: Sequence[int], dropout: float) -> keras.KerasTensor:
+    """Fully connected layers with ReLU, `dense1`, `dense2`, ..., each with its dropout."""
+    for i, width in enumerate(units, start=1):
+        x = layers.Dense(width, activation="relu", name=f"dense{i}")(x)
+        if dropout:
+            x = layers.Dropout(dropout, name=f"dropout{i}")(x)
+    return x
+
+
+def answer(
+    x: keras.KerasTensor, num_classes: int, head: Head = "probabilities"
+) -> keras.KerasTensor:
+    """The answer, float32 under every precision policy.
+
+    Args:
+        x: `(..., features)`.
+        num_classes: size of the answer.
+        head: "probabilities" of classes that exclude each other, or any "values".
+
+    Returns:
+        `(..., num_classes)`, from a layer named as the head.
+    """
+    activation = "softmax" if head == "probabilities" else None
+    return layers.Dense(num_classes, activation, dtype="float32", name=head)(x)
+
+
+def check_classes(model: str, num_classes: int, head: Head = "probabilities") -> None:
+    """Refuses an answer that cannot be."""
+    if head not in get_args(Head):
+        raise ValueError(
+            f"{model}: `head` must be one of {list(get_args(Head))}; received {head!r}."
+        )
+    least = 2 if head == "probabilities" else 1
+    if num_classes < least:
+        raise ValueError(f"{model}: `num_classes` must be {least} or more; received {num_classes}.")
+
+
+def checked_units(model: str, units: Sequence[int]) -> tuple[int, ...]:
+    """The widths of layers as a tuple; refuses none, and those below 1."""
+    units = tuple(units)
+    if not units or any(u < 1 for u in units):
+        raise ValueError(
+            f"{model}: units must be one or more positive numbers, one for each layer; received "
+            f"{units}."
+        )
+    return units
+
+
+def check_dropout(model: str, dropout: float) -> None:
+    """Refuses a share outside of [0, 1)."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{model}: `dropout` must be in [0, 1); received {dropout}.")
+
+
+def _check_states(x, units, bidirectional, stateful, initial_state):
+    if stateful and x.shape[0] is None:
+        raise ValueError(
+            "lstm_stack: `stateful` needs a known batch size, since a state is kept for each "
+            f"sequence; received `x` of shape {tuple(x.shape)}. Give the input a `batch_size`."
+        )
+    if stateful and initial_state:
+        raise ValueError(
+            "lstm_stack: `stateful` keeps the states and `initial_state` gives them; received "
+            "both. Choose one."
+        )
+    names = [n for i in range(1, len(units) + 1) for n in state_names(i, bidirectional)]
+    if initial_state is not None and set(initial_state) != set(names):
+        raise ValueError(
+            f"lstm_stack: `initial_state` must be a dict with the entries {names}; received "
+            f"{list(initial_state)}."
+        )

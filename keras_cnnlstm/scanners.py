@@ -1,0 +1,245 @@
+"""Architectures that read one image as a sequence: by rows, columns or patches, or as text.
+
+As all models they take raw `uint8` pixels in an input named `frames`, here one image for each
+example, `(B, H, W, C)`. `models.MODELS` has them by name.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import keras
+from keras import layers, ops
+
+from keras_cnnlstm.blocks import (
+    answer,
+    check_classes,
+    check_dropout,
+    checked_units,
+    dense_stack,
+    frames_input,
+    lstm_stack,
+    rescaled,
+    state_inputs,
+)
+from keras_cnnlstm.encoders import conv_pool_maps
+from keras_cnnlstm.layers import LSTM, ImageToSequence, TimeDistributed
+
+ImageShape = tuple[int, int, int]  # (H, W, C)
+
+BLANK = 0
+"""Class 0 of a `crnn`: no character here. Character k of the alphabet is class k + 1."""
+
+
+def scan_lstm(
+    input_shape: ImageShape = (28, 28, 1),
+    num_classes: int = 10,
+    *,
+    by: Literal["rows", "columns", "patches"] = "columns",
+    size: int = 1,
+    lstm_units: Sequence[int] = (100, 100),
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    read: Literal["last", "all"] = "last",
+    per_step: bool = False,
+    initial_state: bool = False,
+    return_state: bool = False,
+    stateful: bool = False,
+    batch_size: int | None = None,
+    name: str = "scan_lstm",
+) -> keras.Model:
+    """LSTMs that read one image as a sequence of its columns, rows or patches; no convolution.
+
+    With the defaults, the two-layer column scanner: 28 steps of 28 pixels scaled to [-1, 1], two
+    LSTMs of 100 units, the last step's output, Dense; 133,010 parameters.
+
+    Args:
+        input_shape: `(H, W, C)` of an image.
+        num_classes: size of the answer.
+        by: what a step is: a row, a column or a patch of the image.
+        size: rows or columns in a step, or the side of a patch, in pixels.
+        lstm_units: units of each LSTM layer, first to last.
+        bidirectional: scan in both directions.
+        dropout: share of the outputs of each LSTM layer that is dropped in training, 0 to 1.
+        read: what the head sees: the "last" step's outputs, which sum up the image, or those of
+            "all" steps side by side.
+        per_step: answer at each step, from what was scanned so far.
+        initial_state: further inputs, as in `models.cnn_lstm`.
+        return_state: answer with a dict, the final states beside the answer.
+        stateful: keep the states from batch to batch, as in `models.cnn_lstm`.
+        batch_size: B, if it is to be fixed, as `stateful` needs it.
+        name: the model's name.
+
+    Returns:
+        A model from `frames (B, H, W, C) uint8` to `probabilities (B, num_classes) float32`, or
+        `(B, T, num_classes)` with `per_step`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+
+    >>> scan_lstm().count_params()
+    133010
+    """
+    check_classes("scan_lstm", num_classes)
+    lstm_units = checked_units("scan_lstm", lstm_units)
+    check_dropout("scan_lstm", dropout)
+    if read not in ("last", "all") or (read == "all" and per_step):
+        raise ValueError(
+            "scan_lstm: `read` must be 'last' or 'all', and 'last' with per_step; received "
+            f"{read!r} with per_step={per_step}."
+        )
+    frames = frames_input("scan_lstm", input_shape, "HWC", batch_size)
+    x = ImageToSequence(by, size, name="steps")(rescaled(frames, -1, 1))  # (B, T, features)
+    states: dict[str, keras.KerasTensor] = {}
+    if initial_state:
+        states = state_inputs(lstm_units, bidirectional=bidirectional, batch_size=batch_size)
+    x, after = lstm_stack(
+        x,
+        lstm_units,
+        bidirectional=bidirectional,
+        dropout=dropout,
+        return_sequences=per_step or read == "all",
+        return_state=True,
+        initial_state=states or None,
+        stateful=stateful,
+    )
+    if read == "all":
+        x = layers.Flatten(name="all_steps")(x)  # (B, T*units)
+    x = answer(x, num_classes)
+    return keras.Model(
+        {"frames": frames, **states} if states else frames,
+        {"probabilities": x, **after} if return_state else x,
+        name=name,
+    )
+
+
+def renet(
+    input_shape: ImageShape = (28, 28, 1),
+    num_classes: int = 10,
+    *,
+    lstm_units: Sequence[int] = (64, 64),
+    size: int = 2,
+    dense_units: Sequence[int] = (256,),
+    dropout: float = 0.0,
+    name: str = "renet",
+) -> keras.Model:
+    """LSTMs that sweep over an image in four directions, in place of convolutions.
+
+    Each layer cuts its input into patches, reads every column of patches downwards and upwards,
+    and then every row of the results rightwards and leftwards, so that each position has seen the
+    whole image: Visin et al., "ReNet: A Recurrent Neural Network Based Alternative to Convolutional
+    Networks", 2015, section 2. Theirs has 256 units a sweep and 4,096 fully connected ones, and
+    reaches 99.55 % on MNIST (table 2); with the defaults this is a small one for a CPU.
+
+    Args:
+        input_shape: `(H, W, C)` of an image; H and W must be multiples of `size` to the power of
+            the number of layers.
+        num_classes: size of the answer.
+        lstm_units: units of each sweep in each layer, first to last.
+        size: side of the patches that each layer cuts its input into.
+        dense_units: width of each fully connected layer (ReLU) after the sweeps.
+        dropout: share of the outputs of each fully connected layer, and of the last sweeps, that
+            is dropped in training, 0 to 1.
+        name: the model's name.
+
+    Returns:
+        A model from `frames (B, H, W, C) uint8` to `probabilities (B, num_classes) float32`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    check_classes("renet", num_classes)
+    check_dropout("renet", dropout)
+    frames = frames_input("renet", input_shape, "HWC")
+    x = rescaled(frames, -1, 1)  # (B, H, W, C)
+    for i, units in enumerate(checked_units("renet", lstm_units), start=1):
+        height, width = x.shape[1] // size, x.shape[2] // size
+        x = ImageToSequence("patches", size, name=f"patches{i}")(x)
+        x = layers.Reshape((height, width, x.shape[-1]), name=f"grid{i}")(x)
+        x = layers.Permute((2, 1, 3), name=f"columns{i}")(x)  # (B, W', H', features)
+        x = _sweep(units, f"vertical{i}")(x)
+        x = layers.Permute((2, 1, 3), name=f"rows{i}")(x)  # (B, H', W', 2*units)
+        x = _sweep(units, f"horizontal{i}")(x)
+    x = layers.Flatten(name="flatten")(x)
+    if dropout:
+        x = layers.Dropout(dropout, name="dropout")(x)
+    x = dense_stack(x, dense_units, dropout)
+    return keras.Model(frames, answer(x, num_classes), name=name)
+
+
+def crnn(
+    input_shape: ImageShape = (28, 112, 1),
+    num_classes: int = 10,
+    *,
+    filters: Sequence[int] = (32, 64),
+    lstm_units: Sequence[int] = (128,),
+    dropout: float = 0.0,
+    name: str = "crnn",
+) -> keras.Model:
+    """Reads a wide image as text: a CNN, its columns as steps of bidirectional LSTMs, for CTC.
+
+    After Shi et al., "An End-to-End Trainable Neural Network for Image-Based Sequence Recognition",
+    TPAMI 2017, section 2. At each step the model names a character or a blank. Train it with
+    `keras.losses.CTC()` on targets `(B, length)` of classes, character k as k + 1, padded at the
+    end with 0; no position of a character is needed. `read_text` turns the answer into characters.
+
+    Args:
+        input_shape: `(H, W, C)` of an image. With two poolings there are W/4 steps; a text needs
+            one for each character, and one between equal neighbours.
+        num_classes: characters of the alphabet, the blank not counted.
+        filters: output channels of each convolution, each followed by a max-pooling of 2.
+        lstm_units: units of each bidirectional LSTM layer, first to last.
+        dropout: share of the outputs of each LSTM layer that is dropped in training, 0 to 1.
+        name: the model's name.
+
+    Returns:
+        A model from `frames (B, H, W, C) uint8` to `logits (B, W/4, num_classes + 1) float32`,
+        class `BLANK` first.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+
+    >>> crnn().output_shape
+    (None, 28, 11)
+    """
+    check_classes("crnn", num_classes)
+    check_dropout("crnn", dropout)
+    frames = frames_input("crnn", input_shape, "HWC")
+    x = rescaled(frames)
+    for layer in conv_pool_maps(checked_units("crnn", filters)):
+        x = layer(x)  # (B, H', W', channels)
+    if 0 in x.shape:
+        raise ValueError(
+            f"crnn: `input_shape` must be at least {2 ** len(filters)} pixels high and wide, since "
+            f"each of the {len(filters)} poolings halves it; received {tuple(input_shape)}."
+        )
+    x = ImageToSequence("columns", name="steps")(x)  # (B, W', H'*channels)
+    x = lstm_stack(x, lstm_units, bidirectional=True, dropout=dropout, return_sequences=True)
+    return keras.Model(
+        frames, layers.Dense(num_classes + 1, dtype="float32", name="logits")(x), name=name
+    )
+
+
+def read_text(logits: keras.KerasTensor) -> keras.KerasTensor:
+    """What a `crnn` reads: the likeliest class of each step, repeats merged, blanks dropped.
+
+    Args:
+        logits: `(B, T, num_classes + 1)`, as a `crnn` answers.
+
+    Returns:
+        `(B, T)` int32, the characters' numbers from 0, then -1 to the end.
+    """
+    batch, time, _ = ops.shape(logits)
+    decoded, _ = ops.ctc_decode(
+        logits, ops.full((batch,), time, "int32"), strategy="greedy", mask_index=BLANK
+    )  # (1, B, T): classes, then -1
+    return ops.maximum(decoded[0] - 1, -1)
+
+
+def _sweep(units, name):
+    """Every line of a grid `(B, lines, steps, features)` read in both directions."""
+    lstm = LSTM(units, return_sequences=True)
+    return TimeDistributed(layers.Bidirectional(lstm), name=name)
