@@ -90,7 +90,7 @@ def lstm_stack(
     """
     units = checked_units("lstm_stack", units)
     check_dropout("lstm_stack", dropout)
-    _check_states(x, units, bidirectional, stateful, initial_state)
+    _check_states(x, units, bidirectional, stateful, return_state, initial_state)
     states: States = {}
     for i, width in enumerate(units, start=1):  # x: (B, T, features)
         layer = LSTM(
@@ -237,7 +237,7 @@ def check_dropout(model: str, dropout: float) -> None:
         raise ValueError(f"{model}: `dropout` must be in [0, 1); received {dropout}.")
 
 
-def _check_states(x, units, bidirectional, stateful, initial_state):
+def _check_states(x, units, bidirectional, stateful, return_state, initial_state):
     if stateful and x.shape[0] is None:
         raise ValueError(
             "lstm_stack: `stateful` needs a known batch size, since a state is kept for each "
@@ -247,6 +247,11 @@ def _check_states(x, units, bidirectional, stateful, initial_state):
         raise ValueError(
             "lstm_stack: `stateful` keeps the states and `initial_state` gives them; received "
             "both. Choose one."
+        )
+    if stateful and return_state and bidirectional:
+        raise ValueError(
+            "lstm_stack: `stateful` with `return_state` in two directions fails in Keras 3.15; "
+            "received all three. Use return_state with initial_state, or one direction."
         )
     names = [n for i in range(1, len(units) + 1) for n in state_names(i, bidirectional)]
     if initial_state is not None and set(initial_state) != set(names):

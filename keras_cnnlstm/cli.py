@@ -7,10 +7,10 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -45,19 +45,20 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Tell the class of one sequence of image files, with a run or an exported model."""
+    """Answer for one sequence of image files, or one image, with a run or an exported model."""
 
     model: tyro.conf.Positional[Path]
     """Run directory, or an export of any format (a SavedModel is code: trust its maker)."""
 
     frames: tyro.conf.Positional[tuple[Path, ...]]
-    """One image file for each frame, in order; any size, any mode."""
+    """One image file for each frame, in order; any size, any mode. A model of unequal lengths takes
+    fewer than its longest; a model that reads one image takes one."""
 
     invert: bool = False
     """The images show dark strokes on light paper; the model was trained on light on dark."""
 
     json: bool = False
-    """Print label, class index and all probabilities as JSON."""
+    """Print the answer as JSON, with class indices and all probabilities."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,8 @@ def _train(config):
 def _evaluate(command):
     from keras_cnnlstm.digits import load_digits
     from keras_cnnlstm.evaluation import score_digits, summary
-    from keras_cnnlstm.training import load_run, task_for
+    from keras_cnnlstm.objectives import task_for
+    from keras_cnnlstm.training import load_run
 
     run = load_run(command.run)
     splits = load_digits(
@@ -243,36 +245,62 @@ def _evaluate(command):
 
 
 def _print_scores(scores, summary):
-    for name, meaning in (("natural", "each digit uniform"), ("balanced", "each class uniform")):
-        print(f"\n{name} test sequences ({meaning}): {summary(scores[name])}")
+    meanings = {"natural": "each digit uniform", "balanced": "each class uniform"}
+    for name, score in scores.items():
+        print(f"\n{name} test sequences ({meanings[name]}): {summary(score)}")
 
 
 def _predict(command):
+    import numpy as np
+
+    from keras_cnnlstm.answers import as_json, as_text
     from keras_cnnlstm.clips import load_frames
 
-    predict, (time, height, width, channels), class_names = _open(command.model)
-    if len(command.frames) != (time or len(command.frames)):
+    opened = _open(command.model)
+    *time, height, width, channels = opened.input_shape
+    count = len(command.frames)
+    low, high = opened.frame_counts
+    if not low <= count <= (high or count):
+        expected = f"{low} to {high}" if low < (high or low) else f"{low}"
         raise ValueError(
-            f"frames: expected {time} image files, one for each frame; received "
-            f"{len(command.frames)}."
+            f"frames: expected {expected} image files, one for each frame; received {count}."
         )
     frames = load_frames(
         command.frames, image_size=(height, width), channels=channels, invert=command.invert
     )
-    probabilities = predict(frames[None])[0]
-    best = int(probabilities.argmax())
-    named = dict(zip(class_names, probabilities.tolist(), strict=True))
-    if command.json:
-        answer = {"label": class_names[best], "class_id": best, "probabilities": named}
-        print(json.dumps(answer, indent=2))
-        return
-    print(f"{class_names[best]} ({probabilities[best]:.1%})")
-    for name, p in sorted(named.items(), key=lambda item: -item[1]):
-        print(f"  {p:6.1%}  {name}")
+    if not time:
+        inputs = frames, None  # one image is a batch of one
+    elif opened.takes_lengths:
+        padding = [(0, (high or count) - count), *[(0, 0)] * 3]
+        inputs = np.pad(frames, padding)[None], np.array([count], np.int32)
+    else:
+        inputs = frames[None], None
+    (answer,) = opened.predict(*inputs)
+    if opened.takes_lengths and answer.ndim == 2:
+        answer = answer[:count]  # the steps after it are padding
+    told = as_json(opened.output, answer, opened.class_names)
+    print(json.dumps(told, indent=2) if command.json else as_text(told))
 
 
-def _open(path):
-    """What answers for frames, the shape of a sequence, and the classes' names."""
+class _Opened(NamedTuple):
+    """What answers for frames, of a run or of an export."""
+
+    predict: Callable[..., Any]  # frames, lengths -> the first output
+    input_shape: tuple[int | None, ...]  # (T, H, W, C), or (H, W, C) of one image
+    takes_lengths: bool
+    output: str
+    class_names: Sequence[str]
+
+    @property
+    def frame_counts(self) -> tuple[int, int | None]:
+        """The fewest and the most files that it takes; `None` for any number."""
+        if len(self.input_shape) == 3:
+            return 1, 1
+        most = self.input_shape[0]
+        return (1 if self.takes_lengths or most is None else most), most
+
+
+def _open(path) -> _Opened:
     from keras_cnnlstm.artefacts import load_artefact, located
 
     if (path / "config.json").is_file():
@@ -287,22 +315,32 @@ def _open(path):
     if kind == "saved_model":
         _load_tensorflow()
     artefact = load_artefact(path)
-    return artefact.predict, artefact.input_shape, artefact.class_names
+    takes_lengths, output = (
+        "lengths" in artefact.metadata["inputs"],
+        artefact.metadata["outputs"][0],
+    )
+    names = artefact.class_names
+    return _Opened(artefact.predict, artefact.input_shape, takes_lengths, output, names)
 
 
-def _open_run(path):
+def _open_run(path) -> _Opened:
     _load_tensorflow()
     from keras_cnnlstm.training import load_run
 
     run = load_run(path)
+    takes_lengths = any(tensor.name == "lengths" for tensor in run.model.inputs)
 
-    def predict(frames):
-        return run.model.predict(frames, verbose=0)
+    def predict(frames, lengths):
+        inputs = {"frames": frames, "lengths": lengths} if takes_lengths else frames
+        return run.model.predict(inputs, verbose=0)
 
-    return predict, run.model.input_shape[1:], run.class_names
+    shape = next(tensor.shape for tensor in run.model.inputs if tensor.name == "frames")
+    output = run.model.output_names[0]
+    return _Opened(predict, tuple(shape[1:]), takes_lengths, output, run.class_names)
 
 
 def _stream(command):
+    from keras_cnnlstm.answers import as_json, headline
     from keras_cnnlstm.clips import frame_files, load_frames
     from keras_cnnlstm.streaming import FrameStream
     from keras_cnnlstm.training import load_run
@@ -315,13 +353,12 @@ def _stream(command):
             [file], image_size=(height, width), channels=channels, invert=command.invert
         )
         answer = live.push(frame)
-        confidence = float(answer.probabilities[answer.class_id])
+        output = "probabilities" if answer.values is None else "values"
+        told = as_json(output, getattr(answer, output), run.class_names)
         if command.json:
-            named = dict(zip(run.class_names, answer.probabilities.tolist(), strict=True))
-            line = {"step": answer.step, "file": str(file), "label": answer.label}
-            print(json.dumps(line | {"probabilities": named}), flush=True)
+            print(json.dumps({"step": answer.step, "file": str(file), **told}), flush=True)
         else:
-            print(f"{answer.step:5}  {file.name:20}  {answer.label} ({confidence:.1%})", flush=True)
+            print(f"{answer.step:5}  {file.name:20}  {headline(told)}", flush=True)
 
 
 def _export(command):

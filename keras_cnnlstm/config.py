@@ -7,18 +7,30 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Literal, Self, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Literal, Self, Union, get_args, get_origin
 
 _EPOCHS_BUNDLED, _EPOCHS_OTHERS = 8, 40
+
+_TASKS = {
+    "cnn_lstm": ("trend", "digits", "running_sum"),
+    "flat_mlp": ("trend",),
+    "channel_cnn": ("trend",),
+    "scan_lstm": ("label",),
+    "renet": ("label",),
+    "crnn": ("text",),
+}  # what each model can be asked, the usual question first
+
+_LENGTHS = {"running_sum": 8, "label": 1}  # of the longest sequence, where it is not 4
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a model to tell the trend of a digit sequence, and score it on unseen digits.
+    """Train a model on images of digits, and score it on digits it has never seen.
 
-    With no option at all: the reference CNN-LSTM on the real handwriting that comes with
-    scikit-learn. Writes a run directory with the model, its history, its scores and plots.
+    With no option at all: the reference CNN-LSTM, which tells the trend of four digits, on the
+    real handwriting that comes with scikit-learn. Writes a run directory with the model, its
+    history, its scores and plots.
     """
 
     dataset: str = "digits"
@@ -27,20 +39,38 @@ class TrainConfig:
     data_dir: str | None = None
     """Folder of TensorFlow Datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
 
-    length: int = 4
-    """Frames in a sequence (T), 2 to 32; there are 2T - 1 trends."""
+    model: Literal["cnn_lstm", "flat_mlp", "channel_cnn", "scan_lstm", "renet", "crnn"] = "cnn_lstm"
+    """Architecture. "flat_mlp" and "channel_cnn" are the baselines without an LSTM. "scan_lstm" and
+    "renet" read one image by LSTMs alone, "crnn" reads digits side by side as text."""
 
-    model: Literal["cnn_lstm", "flat_mlp", "channel_cnn"] = "cnn_lstm"
-    """Architecture. "flat_mlp" and "channel_cnn" are the baselines without an LSTM."""
+    task: Literal["trend", "digits", "running_sum", "label", "text"] | None = None
+    """What is asked: the trend of a sequence, the digit or the sum so far at each step (cnn_lstm),
+    the label of one image (scan_lstm, renet), a text (crnn). By default what the model is for."""
 
-    encoder: Literal["conv_pool"] = "conv_pool"
-    """The CNN that turns a frame into a vector (cnn_lstm and channel_cnn)."""
+    length: int | None = None
+    """Frames in the longest sequence (T), 1 to 32, by default 4, of running_sum 8; there are 2T - 1
+    trends. Digits in a text."""
 
-    lstm_units: tuple[int, ...] = (128,)
-    """Units of each LSTM layer, first to last (cnn_lstm)."""
+    min_length: int | None = None
+    """Frames in the shortest sequence (digits, running_sum, text); by default as many as in the
+    longest, of running_sum 1."""
+
+    encoder: Literal["conv_pool", "small_cnn"] = "conv_pool"
+    """The CNN that turns a frame into a vector (cnn_lstm and channel_cnn): the reference, or one of
+    half the arithmetic with batch normalisation."""
+
+    lstm_units: tuple[int, ...] | None = None
+    """Units of each LSTM layer, first to last; by default 128 (cnn_lstm, crnn), 100 100 (scan_lstm)
+    or 64 64 (renet, in each direction)."""
 
     bidirectional: bool = False
-    """Read the frames in both directions (cnn_lstm)."""
+    """Read in both directions (cnn_lstm, scan_lstm)."""
+
+    scan_by: Literal["rows", "columns", "patches"] | None = None
+    """What a step of scan_lstm is; by default a column of the image."""
+
+    scan_size: int | None = None
+    """Rows or columns in a step of scan_lstm, by default 1; or the side of a patch."""
 
     wrap: Literal["layer", "encoder"] = "layer"
     """Distribute each CNN layer over time by itself, or the CNN as one (cnn_lstm). Same answers."""
@@ -57,14 +87,18 @@ class TrainConfig:
     epochs: int | None = None
     """Validations until the end; by default 8 on the bundled digits and 40 on other data sets."""
 
+    optimizer: Literal["adam", "adadelta", "rmsprop", "sgd"] = "adam"
+    """How gradients become steps, with Keras's settings."""
+
     learning_rate: float = 1e-3
-    """Step size of Adam at the start."""
+    """Step size of the optimizer at the start."""
 
     schedule: Literal["cosine", "constant"] = "cosine"
     """How the learning rate goes on: down to zero along a half cosine, or not at all."""
 
-    balance: float = 0.5
-    """Share of training sequences whose trend is drawn uniformly, 0 to 1; the rest is natural."""
+    balance: float | None = None
+    """Share of training sequences whose trend is drawn uniformly, 0 to 1, by default half of them;
+    the rest is natural. Other tasks than trend have none."""
 
     augment: bool = True
     """Distort each training frame by a small random rotation, shear, zoom and shift."""
@@ -85,7 +119,8 @@ class TrainConfig:
     """Of weights, data and dropout, 0 to 2**31 - 1. Same seed and machine type, same numbers."""
 
     run_dir: str | None = None
-    """Where to write; must not exist. By default runs/DATASET-MODEL, numbered if that is taken."""
+    """Where to write; must not exist. By default runs/DATASET-MODEL, with the task where it is not
+    the model's usual one, numbered if that is taken."""
 
     tensorboard: bool = False
     """Also write TensorBoard logs into the run directory (needs the extra "tensorboard")."""
@@ -93,17 +128,51 @@ class TrainConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), field.type)
-        object.__setattr__(self, "lstm_units", tuple(self.lstm_units))
-        if self.epochs is None:
-            default = _EPOCHS_BUNDLED if self.dataset == "digits" else _EPOCHS_OTHERS
-            object.__setattr__(self, "epochs", default)
+        if self.lstm_units is not None:
+            object.__setattr__(self, "lstm_units", tuple(self.lstm_units))
+        for name, default in self._defaults():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default())
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise ValueError(f"{name}: expected {low:g} to {high:g}; received {value}.")
-        if not self.lstm_units or min(self.lstm_units) < 1:
+        if self.lstm_units is not None and min(self.lstm_units, default=0) < 1:
             raise ValueError(
                 f"lstm_units: expected one or more positive numbers; received {self.lstm_units}."
+            )
+        self._check_task()
+
+    def _defaults(self):
+        """What the options that are left open become, one after the other."""
+        yield "epochs", lambda: _EPOCHS_BUNDLED if self.dataset == "digits" else _EPOCHS_OTHERS
+        yield "task", lambda: _TASKS[self.model][0]
+        yield "length", lambda: _LENGTHS.get(self.task, 4)
+        yield "min_length", lambda: 1 if self.task == "running_sum" else self.length
+        yield "balance", lambda: 0.5 if self.task == "trend" else 0.0
+
+    def _check_task(self):
+        if self.task not in _TASKS[self.model]:
+            raise ValueError(
+                f"task: expected {' or '.join(_TASKS[self.model])} with model {self.model}; "
+                f"received {self.task!r}."
+            )
+        low, high = {"trend": (2, 32), "label": (1, 1)}.get(self.task, (1, 32))
+        if not low <= self.length <= high:
+            raise ValueError(
+                f"length: expected {low} to {high} for the task {self.task}; received "
+                f"{self.length}."
+            )
+        low = self.length if self.task in ("trend", "label") else 1
+        if not low <= self.min_length <= self.length:
+            raise ValueError(
+                f"min_length: expected {low} to {self.length} for the task {self.task}; received "
+                f"{self.min_length}."
+            )
+        if self.balance and self.task != "trend":
+            raise ValueError(
+                f"balance: expected 0 for the task {self.task}, whose sequences have no class to "
+                f"balance; received {self.balance}."
             )
 
     def to_json(self) -> str:
@@ -141,8 +210,12 @@ class TrainConfig:
 
     @property
     def default_run_dir(self) -> Path:
-        """`runs/DATASET-MODEL`, with the first free number if that is taken."""
-        base = Path("runs") / f"{self.dataset.replace('/', '-')}-{self.model}"
+        """`runs/DATASET-MODEL` (and the task, if it is not the model's usual one).
+
+        With the first free number if that is taken.
+        """
+        unusual = f"-{self.task}" if self.task != _TASKS[self.model][0] else ""
+        base = Path("runs") / f"{self.dataset.replace('/', '-')}-{self.model}{unusual}"
         number, path = 1, base
         while path.exists():
             number += 1
@@ -151,7 +224,7 @@ class TrainConfig:
 
 
 _RANGES = (
-    ("length", 2, 32),
+    ("scan_size", 1, 10_000),
     ("dropout", 0, 0.999),
     ("batch_size", 1, 1_000_000),
     ("steps_per_epoch", 1, 1e9),
@@ -167,18 +240,25 @@ _RANGES = (
 def _check_type(name, value, expected) -> None:
     """Refuses a value whose type (or, for a Literal, value) the annotation does not allow."""
     if not _matches(value, expected):
-        if get_origin(expected) is Literal:
-            wanted = "one of " + ", ".join(map(repr, get_args(expected)))
-        else:
-            wanted = expected.__name__ if isinstance(expected, type) else str(expected)
-        raise ValueError(f"{name}: expected {wanted}; received {value!r}.")
+        raise ValueError(f"{name}: expected {_described(expected)}; received {value!r}.")
+
+
+def _described(expected) -> str:
+    origin, arguments = get_origin(expected), get_args(expected)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if origin in (Union, UnionType):
+        return " or ".join(_described(a) for a in arguments)
+    if expected is NoneType:
+        return "None"
+    return str(expected) if origin else expected.__name__
 
 
 def _matches(value, expected) -> bool:
     origin, arguments = get_origin(expected), get_args(expected)
     if origin is Literal:
         return value in arguments
-    if origin is UnionType:
+    if origin in (Union, UnionType):
         return any(_matches(value, option) for option in arguments)
     if origin is tuple:  # tuple[int, ...], which JSON can only write as a list
         return isinstance(value, tuple | list) and all(_matches(v, arguments[0]) for v in value)

@@ -112,7 +112,7 @@ def write_saved_model(source: Source, directory: Path) -> dict[str, Any]:
     twin = portable_copy(source.model)
     functions = {"serving_default": endpoints.serving(twin, source.class_names)}
     frames = endpoints.input_specs(twin)["frames"]
-    if frames.shape.rank == 5 and frames.shape[-1] in (1, 3):
+    if frames.shape.rank in (4, 5) and frames.shape[-1] in (1, 3):
         functions["serve_images"] = endpoints.image_serving(twin, source.class_names)
     for step in _steps(twin):
         functions |= endpoints.streaming(step)

@@ -15,6 +15,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_cnnlstm.scanners import read_text
+
 MAX_PIXELS = 16_000_000  # of one encoded image, checked before it is decoded
 _AT_ONCE = 4  # images decoded side by side; the largest take most of a gigabyte each
 
@@ -55,13 +57,14 @@ def serving(model: keras.Model, class_names: Sequence[str] | None = None, *, che
 
     Args:
         model: the model to answer with.
-        class_names: also answer with a `label` text for each probability vector.
+        class_names: also answer with a `label` text for each probability vector, and with the
+            `text` that a `crnn` reads.
         checked: refuse inputs of the wrong shape, empty batches and lengths out of range.
             Formats that hold no assertions do without.
 
     Returns:
         A concrete function from the model's inputs to its outputs, and `class_id` int32 and
-        `label` next to `probabilities`.
+        `label` next to `probabilities`, `text` next to `logits`.
     """
     specs = input_specs(model)
 
@@ -82,15 +85,16 @@ def image_serving(model: keras.Model, class_names: Sequence[str]):
     of more than `MAX_PIXELS` are refused: a small file can hold a very large one.
 
     Returns:
-        A concrete function from `images (B, T)` strings (and `lengths`) to what `serving` answers.
+        A concrete function from `images (B, T)` strings (and `lengths`) to what `serving` answers;
+        from `images (B,)` where the model reads one image.
     """
     specs = input_specs(model)
     frames = specs.pop("frames")
-    images = tf.TensorSpec(frames.shape[:2], tf.string, name="images")
+    images = tf.TensorSpec(frames.shape[:-3], tf.string, name="images")
 
     def serve_images(images, **inputs):
         images = _checked_shape("images", images, frames)
-        inputs["frames"] = decode_images(images, tuple(frames.shape[2:]))
+        inputs["frames"] = decode_images(images, tuple(frames.shape[-3:]))
         return _named(call(model, _checked(inputs, {"frames": frames, **specs})), class_names)
 
     function = tf.function(serve_images, autograph=False)
@@ -133,11 +137,11 @@ def decode_images(images: tf.Tensor, frame_shape: tuple[int, int, int]) -> tf.Te
     """Decodes and scales encoded images inside a graph.
 
     Args:
-        images: `(B, T)` strings, the bytes of PNG or JPEG files.
+        images: `(B, T)` strings, or `(B,)`, the bytes of PNG or JPEG files.
         frame_shape: `(H, W, C)` to bring them to; C is 1 or 3.
 
     Returns:
-        `(B, T, H, W, C)` uint8.
+        `(B, T, H, W, C)` uint8, or `(B, H, W, C)`.
 
     Raises:
         tf.errors.InvalidArgumentError: when run on something else, or on too large an image.
@@ -153,6 +157,11 @@ def decode_images(images: tf.Tensor, frame_shape: tuple[int, int, int]) -> tf.Te
 
 
 def _named(outputs, class_names):
+    if "logits" in outputs and class_names:
+        characters = read_text(outputs["logits"])  # (B, T), -1 after the end
+        names = tf.constant([*class_names, ""])
+        places = tf.where(characters < 0, len(class_names), characters)
+        outputs["text"] = tf.strings.reduce_join(tf.gather(names, places), axis=-1)
     if "probabilities" not in outputs:
         return outputs
     outputs["class_id"] = tf.argmax(outputs["probabilities"], axis=-1, output_type=tf.int32)

@@ -1,40 +1,49 @@
-"""How good a model is: scores against the truth, and plots of them."""
+"""How good a model is: its answers to unseen test data against the truth."""
 
+import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from matplotlib.figure import Figure, SubFigure
 
 from keras_cnnlstm.digits import LabeledImages
-from keras_cnnlstm.pipeline import digit_sequences
-from keras_cnnlstm.tasks import Trend
+from keras_cnnlstm.pipeline import batches
+from keras_cnnlstm.scanners import read_text
+from keras_cnnlstm.tasks import Digits, RunningSum, Text, Trend
 
 _TEST_SEED = -2  # negative, so that no training run draws the same sequences
 
 
 def score_digits(
-    model: keras.Model, images: LabeledImages, task: Trend, *, num_sequences: int = 10_000
+    model: keras.Model,
+    images: LabeledImages,
+    task: Trend | Digits,
+    *,
+    num_sequences: int = 10_000,
 ) -> dict[str, dict[str, Any]]:
-    """Scores a trend model on sequences of digits it has not seen, always the same ones.
+    """Scores a model on test digits, always on the same sequences of them.
 
     Args:
-        model: from frames to class probabilities `(B, task.num_classes)`.
+        model: built for the task.
         images: the test digits.
         task: the task that the model was trained for.
-        num_sequences: how many sequences to draw for each of the two scores.
+        num_sequences: how many sequences to draw for each score. Single images (`Label`) are
+            not drawn: each counts once.
 
     Returns:
-        `natural`, where each digit is uniform, and `balanced`, where each class is; both with
-        the entries of `scores`.
+        For a `Trend` two scores, `natural`, where each digit is uniform, and `balanced`, where
+        each class is; for other tasks `natural` alone. Each has the entries of `scores`,
+        `number_scores` (`RunningSum`) or `text_scores` (`Text`). For `Digits` those of `scores`
+        for the steps, `num_steps` of them, and `sequence_accuracy`, the share of sequences
+        without a mistake, with its interval `sequence_accuracy_95`.
     """
+    kinds = {"natural": 0.0, "balanced": 1.0} if isinstance(task, Trend) else {"natural": 0.0}
     return {
-        name: evaluate(
+        name: _score(
             model,
-            digit_sequences(
+            batches(
                 images,
                 task,
                 batch_size=250,
@@ -42,10 +51,22 @@ def score_digits(
                 balance=balance,
                 num_sequences=num_sequences,
             ),
-            task.class_names,
+            task,
         )
-        for name, balance in (("natural", 0.0), ("balanced", 1.0))
+        for name, balance in kinds.items()
     }
+
+
+def _score(model, sequences, task):
+    if isinstance(task, Text):
+        targets, logits, _ = _answers(model, sequences)
+        return text_scores(targets - 1, keras.ops.convert_to_numpy(read_text(logits)))
+    if isinstance(task, RunningSum):
+        targets, values, counts = _answers(model, sequences)
+        return number_scores(targets[..., 0], values[..., 0], counts)
+    if type(task) is Digits:
+        return step_scores(*_answers(model, sequences), task.class_names)
+    return evaluate(model, sequences, task.class_names)
 
 
 def evaluate(
@@ -64,9 +85,17 @@ def evaluate(
     Raises:
         ValueError: as `scores`.
     """
-    targets = np.concatenate([np.asarray(target) for _, target in sequences])
-    probabilities = model.predict(sequences.map(lambda frames, target: frames), verbose=0)
+    targets, probabilities, _ = _answers(model, sequences)
     return scores(targets, probabilities, class_names)
+
+
+def _answers(model, sequences):
+    """Targets, answers, and which of the steps count, `(N, T)` boolean (`None` if all do)."""
+    parts = [keras.utils.unpack_x_y_sample_weight(batch)[1:] for batch in sequences]
+    targets = np.concatenate([np.asarray(target) for target, _ in parts])
+    weights = [np.asarray(weight) for _, weight in parts if weight is not None]
+    answers = model.predict(sequences.map(lambda frames, *rest: frames), verbose=0)
+    return targets, answers, np.concatenate(weights) > 0 if weights else None
 
 
 def scores(
@@ -95,7 +124,6 @@ def scores(
     ... ]
     0.75
     """
-    from scipy.stats import binomtest
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     num_classes = len(class_names)
@@ -109,11 +137,10 @@ def scores(
         targets, answers, labels=classes, zero_division=np.nan
     )
     right = int((answers == targets).sum())
-    interval = binomtest(right, len(targets)).proportion_ci(method="wilson")
     return {
         "num_sequences": len(targets),
         "accuracy": right / len(targets),
-        "accuracy_95": [float(interval.low), float(interval.high)],
+        "accuracy_95": _wilson(right, len(targets)),
         "macro_recall": float(np.nanmean(recall)),
         "macro_precision": float(np.nanmean(precision)),
         "classes": {
@@ -124,13 +151,114 @@ def scores(
     }
 
 
+def step_scores(
+    targets: np.ndarray,
+    probabilities: np.ndarray,
+    counts: np.ndarray | None,
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """Scores class probabilities at each step.
+
+    Args:
+        targets: `(N, T)` integers.
+        probabilities: `(N, T, num_classes)`.
+        counts: `(N, T)` boolean, `False` at padding; `None` if all steps count.
+        class_names: names of the classes, in the order of their indices.
+
+    Returns:
+        The entries of `scores` for the steps, `num_steps` of them, and `sequence_accuracy` and
+        `sequence_accuracy_95` for the `num_sequences` as wholes.
+    """
+    counts = np.ones(targets.shape, bool) if counts is None else counts
+    right = (probabilities.argmax(axis=-1) == targets) | ~counts
+    whole = int(right.all(axis=1).sum())
+    result = scores(targets[counts], probabilities[counts], class_names)
+    return {
+        "num_sequences": len(targets),
+        "sequence_accuracy": whole / len(targets),
+        "sequence_accuracy_95": _wilson(whole, len(targets)),
+        "num_steps": result.pop("num_sequences"),
+        **result,
+    }
+
+
+def number_scores(
+    targets: np.ndarray, values: np.ndarray, counts: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Scores a number at each step; the last one of a sequence matters most.
+
+    Args:
+        targets: `(N, T)` numbers.
+        values: `(N, T)` answers.
+        counts: `(N, T)` boolean, `False` at the padding after a sequence; `None` if all count.
+
+    Returns:
+        `num_sequences`; of the last steps `rmse` (root-mean-square error), `rmse_95` (its interval,
+        from the spread of the squares), `mean_absolute_error`, `rounded_accuracy` (the share whose
+        nearest whole number is right) and `rmse_by_length`; and `rmse_all_steps`.
+
+    Example:
+
+    >>> number_scores(np.array([[1.0, 3.0]]), np.array([[1.0, 3.5]]))["rmse"]
+    0.5
+    """
+    counts = np.ones(targets.shape, bool) if counts is None else counts
+    lengths, rows = counts.sum(axis=1), np.arange(len(targets))
+    truth = targets.astype(np.float64)
+    last, answers = truth[rows, lengths - 1], values[rows, lengths - 1]
+    square = (answers - last) ** 2
+    margin = 1.96 * square.std() / math.sqrt(len(square))
+    return {
+        "num_sequences": len(targets),
+        "rmse": _root(square.mean()),
+        "rmse_95": [_root(square.mean() - margin), _root(square.mean() + margin)],
+        "mean_absolute_error": float(np.abs(answers - last).mean()),
+        "rounded_accuracy": float((np.rint(answers) == last).mean()),
+        "rmse_by_length": {str(n): _root(square[lengths == n].mean()) for n in np.unique(lengths)},
+        "rmse_all_steps": _root((((values - truth) ** 2)[counts]).mean()),
+    }
+
+
+def text_scores(targets: np.ndarray, characters: np.ndarray) -> dict[str, Any]:
+    """Scores texts that were read.
+
+    Args:
+        targets: `(N, T)` integers, the right characters, then -1 to the end.
+        characters: `(N, any length)` integers, what was read, then -1 to the end.
+
+    Returns:
+        `num_sequences`, `accuracy` (the share of texts without a mistake), `accuracy_95` (its
+        Wilson score interval) and `character_accuracy`: one less the smallest number of
+        insertions, deletions and substitutions (Levenshtein's distance) a character of the truth.
+
+    Example:
+
+    >>> text_scores(np.array([[7, 3, 8, 2]]), np.array([[7, 3, 2, -1]]))["character_accuracy"]
+    0.75
+    """
+    distance = tf.edit_distance(_sparse(characters), _sparse(targets), normalize=False).numpy()
+    right = int((distance == 0).sum())
+    return {
+        "num_sequences": len(targets),
+        "accuracy": right / len(targets),
+        "accuracy_95": _wilson(right, len(targets)),
+        "character_accuracy": 1 - float(distance.sum() / (targets >= 0).sum()),
+    }
+
+
 def summary(result: dict[str, Any]) -> str:
-    """The entries of `scores` as a few lines of text."""
+    """The entries of one score as a few lines of text."""
+    if "rmse" in result:
+        return _number_summary(result)
     low, high = result["accuracy_95"]
-    lines = [
-        f"accuracy {result['accuracy']:.2%} of {result['num_sequences']:,} sequences "
-        f"(95 % interval {low:.2%} to {high:.2%}), macro recall {result['macro_recall']:.2%}",
-    ]
+    text = f"accuracy {result['accuracy']:.2%} of {{}} (95 % interval {low:.2%} to {high:.2%})"
+    sequences = f"{result['num_sequences']:,} sequences"
+    if "character_accuracy" in result:
+        return f"{text.format(sequences)}, {result['character_accuracy']:.2%} of characters"
+    if "num_steps" in result:
+        text = text.format(f"{result['num_steps']:,} steps")
+        text += f", all steps right in {result['sequence_accuracy']:.2%} of {sequences}"
+    lines = [f"{text.format(sequences)}, macro recall {result['macro_recall']:.2%}"]
     width = max(map(len, result["classes"]))
     for name, entry in result["classes"].items():
         recall = "    -  " if entry["recall"] is None else f"{entry['recall']:7.2%}"
@@ -138,100 +266,35 @@ def summary(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def plot_history(history: Sequence[dict[str, float]]) -> Figure:
-    """Draws loss and accuracy of training and validation over the epochs.
-
-    Args:
-        history: for each epoch, `loss`, `val_loss`, `accuracy` and `val_accuracy`.
-
-    Returns:
-        A figure; a notebook shows it, `savefig` writes it.
-    """
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    epochs = range(1, len(history) + 1)
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        axes.plot(epochs, [row[name] for row in history], "o-", ms=3, label="training")
-        axes.plot(epochs, [row[f"val_{name}"] for row in history], "o-", ms=3, label="validation")
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    return figure
+def _number_summary(result):
+    low, high = result["rmse_95"]
+    lines = [
+        f"root-mean-square error of the last step {result['rmse']:.3f} over "
+        f"{result['num_sequences']:,} sequences (95 % interval {low:.3f} to {high:.3f}), "
+        f"{result['rounded_accuracy']:.2%} right when rounded; of all steps "
+        f"{result['rmse_all_steps']:.3f}"
+    ]
+    for length, error in result["rmse_by_length"].items():
+        lines.append(f"  length {length:>2}  {error:.3f}")
+    return "\n".join(lines)
 
 
-def plot_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
-    """Draws a confusion matrix: colour by share of the true class, counts as numbers.
-
-    Args:
-        confusion: counts, rows the truth, columns the answer.
-        class_names: names of the classes, in the order of their indices.
-
-    Returns:
-        A figure.
-    """
-    counts = np.asarray(confusion)
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
-    side = 2.2 + 0.62 * len(class_names)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), n in np.ndenumerate(counts):
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, n, ha="center", va="center", color=colour, fontsize=8)
-    ticks = range(len(class_names))
-    axes.set_xticks(ticks, class_names, rotation=45, ha="right", fontsize=8)
-    axes.set_yticks(ticks, class_names, fontsize=8)
-    axes.set(xlabel="answer", ylabel="truth")
-    return figure
+def _sparse(texts):
+    """Texts as the sparse tensor that TensorFlow's edit distance takes."""
+    places = np.argwhere(texts >= 0)
+    shape = (len(texts), max(1, texts.shape[1]))
+    return tf.SparseTensor(places, texts[texts >= 0].astype(np.int64), shape)
 
 
-def plot_sequence(
-    frames: np.ndarray,
-    probabilities: np.ndarray | None = None,
-    class_names: Sequence[str] = (),
-    *,
-    title: str = "",
-) -> Figure:
-    """Draws the frames of a sequence side by side, and beneath them a model's answer.
+def _wilson(right, count):
+    from scipy.stats import binomtest
 
-    Args:
-        frames: `(T, H, W, C)` uint8, C is 1 or 3.
-        probabilities: `(num_classes,)`; without them only the frames are drawn.
-        class_names: names of the classes, in the order of their indices.
-        title: a line above the frames.
-
-    Returns:
-        A figure.
-    """
-    time = len(frames)
-    bars = 0 if probabilities is None else 0.32 * len(class_names)
-    figure = Figure(figsize=(max(4.5, 1.4 * time), 1.9 + bars), layout="constrained")
-    top: Figure | SubFigure = figure
-    if probabilities is not None:
-        top, bottom = figure.subfigures(2, 1, height_ratios=(1.9, bars), squeeze=False)[:, 0]
-        axes = bottom.subplots()
-        best = int(np.argmax(probabilities))
-        colours = ["tab:blue" if i == best else "lightgray" for i in range(len(class_names))]
-        axes.barh(class_names, probabilities, color=colours)
-        axes.bar_label(
-            axes.containers[0], [f"{p:.1%}" for p in probabilities], padding=3, fontsize=8
-        )
-        axes.set(xlim=(0, 1.15), xticks=[])
-        axes.tick_params(axis="y", labelsize=8)
-        axes.invert_yaxis()
-        axes.spines[["top", "right", "bottom"]].set_visible(False)
-    for t, axes in enumerate(np.atleast_1d(top.subplots(1, time))):
-        axes.imshow(frames[t].squeeze(-1) if frames.shape[-1] == 1 else frames[t], cmap="gray")
-        axes.set_title(f"step {t + 1}", fontsize=8)
-        axes.axis("off")
-    if title:
-        figure.suptitle(title, fontsize=10)
-    return figure
+    interval = binomtest(right, count).proportion_ci(method="wilson")
+    return [float(interval.low), float(interval.high)]
 
 
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Writes a figure as PNG (or what the path's ending says)."""
-    figure.savefig(path, dpi=110)
+def _root(x) -> float:
+    return math.sqrt(max(0.0, float(x)))
 
 
 def _number(x: float) -> float | None:

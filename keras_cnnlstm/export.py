@@ -117,7 +117,12 @@ def _source(model_or_run, class_names) -> Source:
     if isinstance(model_or_run, Run):
         run, model = model_or_run, model_or_run.model
         class_names = run.class_names if class_names is None else class_names
-        task = {"name": "trend", "length": run.config.length, "dataset": run.config.dataset}
+        task = {
+            "name": run.config.task,
+            "length": run.config.length,
+            "min_length": run.config.min_length,
+            "dataset": run.config.dataset,
+        }
     _check_model(model)
     return Source(model, _checked_names(model, class_names), task)
 
@@ -150,22 +155,29 @@ def _check_model(model):
 
 
 def _checked_names(model, class_names) -> tuple[str, ...]:
-    shapes = dict(zip(endpoints.output_names(model), model.outputs, strict=True))
-    if "probabilities" not in shapes:
-        if class_names is not None:
+    count = _num_classes(model)
+    if not count:
+        if class_names:
             raise ValueError(
-                "export: `class_names` are for models with probabilities; this one answers "
-                f"{', '.join(shapes)}. Leave them out."
+                "export: `class_names` are for models with probabilities or texts; this one "
+                f"answers {', '.join(endpoints.output_names(model))}. Leave them out."
             )
         return ()
-    count = shapes["probabilities"].shape[-1]
     names = tuple(map(str, range(count) if class_names is None else class_names))
     if len(names) != count or len(set(names)) != count:
         raise ValueError(
-            f"export: `class_names` must be {count} different names, one for each probability; "
+            f"export: `class_names` must be {count} different names, one for each class; "
             f"received {len(names)}: {', '.join(names)}."
         )
     return names
+
+
+def _num_classes(model) -> int:
+    """Classes that have names: of probabilities all, of a text's logits all but the blank."""
+    shapes = dict(zip(endpoints.output_names(model), model.outputs, strict=True))
+    if "probabilities" in shapes:
+        return shapes["probabilities"].shape[-1]
+    return shapes["logits"].shape[-1] - 1 if "logits" in shapes else 0
 
 
 def _target(path: Path, format: Format, version: int | None) -> Path:

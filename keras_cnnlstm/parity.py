@@ -24,6 +24,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_cnnlstm import artefacts, endpoints
+from keras_cnnlstm.answers import read_text
 
 BOUNDS = {"float32": 1e-5, "half": 2e-2}
 """Largest absolute difference that passes, by the precision that both sides compute in."""
@@ -155,10 +156,10 @@ def differences(received: np.ndarray, expected: np.ndarray) -> np.ndarray:
 
 
 def encoded(frames: np.ndarray) -> np.ndarray:
-    """Frames `(B, T, H, W, C)` uint8 as the bytes of PNG files, `(B, T)`."""
-    images = [_png(frame) for frame in frames.reshape(-1, *frames.shape[2:])]
+    """Frames `(..., H, W, C)` uint8 as the bytes of PNG files, `(...)`."""
+    images = [_png(frame) for frame in frames.reshape(-1, *frames.shape[-3:])]
     # A PNG does not end with a zero byte, so an array of byte strings holds it whole.
-    return np.array(images).reshape(frames.shape[:2])
+    return np.array(images).reshape(frames.shape[:-3])
 
 
 def _png(frame):
@@ -285,9 +286,16 @@ def _check(name, reference, figures):
 
 
 def _check_labels(answers: Iterable[Answers], class_names):
-    """Class and label must be those of the most probable class."""
+    """Class and label must be those of the most probable class, and a text what is read."""
     names = np.array([name.encode() for name in class_names])
     for batch in answers:
+        for signature in [signature for signature, output in batch if output == "text"]:
+            read = [b"".join(names[read_text(x)]) for x in batch[signature, "logits"]]
+            if batch[signature, "text"].tolist() != read:
+                raise ParityError(
+                    "export: expected the exported model to name the text that its logits tell; "
+                    f"{signature} names another. Nothing was exported."
+                )
         for signature in [signature for signature, output in batch if output == "class_id"]:
             best = batch[signature, "probabilities"].argmax(axis=-1)
             label = batch.get((signature, "label"), names[best])
@@ -299,7 +307,9 @@ def _check_labels(answers: Iterable[Answers], class_names):
 
 
 def _sizes(batch):
-    sizes = {"batch": batch["frames"].shape[0], "time": batch["frames"].shape[1]}
+    sizes = {"batch": batch["frames"].shape[0]}
+    if batch["frames"].ndim != 4:  # single images have no time
+        sizes["time"] = batch["frames"].shape[1]
     return sizes | {"lengths": batch["lengths"].tolist()} if "lengths" in batch else sizes
 
 

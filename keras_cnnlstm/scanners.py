@@ -91,24 +91,25 @@ def scan_lstm(
         )
     frames = frames_input("scan_lstm", input_shape, "HWC", batch_size)
     x = ImageToSequence(by, size, name="steps")(rescaled(frames, -1, 1))  # (B, T, features)
-    states: dict[str, keras.KerasTensor] = {}
+    before: dict[str, keras.KerasTensor] = {}
     if initial_state:
-        states = state_inputs(lstm_units, bidirectional=bidirectional, batch_size=batch_size)
-    x, after = lstm_stack(
+        before = state_inputs(lstm_units, bidirectional=bidirectional, batch_size=batch_size)
+    x = lstm_stack(
         x,
         lstm_units,
         bidirectional=bidirectional,
         dropout=dropout,
         return_sequences=per_step or read == "all",
-        return_state=True,
-        initial_state=states or None,
+        return_state=return_state,
+        initial_state=before or None,
         stateful=stateful,
     )
+    x, after = x if return_state else (x, {})
     if read == "all":
         x = layers.Flatten(name="all_steps")(x)  # (B, T*units)
     x = answer(x, num_classes)
     return keras.Model(
-        {"frames": frames, **states} if states else frames,
+        {"frames": frames, **before} if before else frames,
         {"probabilities": x, **after} if return_state else x,
         name=name,
     )

@@ -15,6 +15,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_cnnlstm.layers import LengthMask
+
 State = dict[str, np.ndarray]  # lstm1_h, lstm1_c, lstm2_h, ...: (B, units) float32
 
 # Layers that do the same to a frame's features whether or not a time axis stands before them.
@@ -34,6 +36,7 @@ def step_model(model: keras.Model) -> keras.Model:
     Args:
         model: a model from `frames (B, T, H, W, C)`, T fixed or not, whose layers form a chain
             with one LSTM or more, none of which needs the future: `models.cnn_lstm` and its like.
+            A second input `lengths` falls away, since every frame of a stream counts.
 
     Returns:
         A model from the dict `{"frame": (B, H, W, C) uint8, "lstm1_h": (B, units) float32,
@@ -46,7 +49,7 @@ def step_model(model: keras.Model) -> keras.Model:
         ValueError: if the model cannot be streamed; the message says which layer and why.
     """
     chain = _chain(model)
-    whole = model.inputs[0]
+    whole = _frames_of(model)
     frame = keras.Input(whole.shape[2:], dtype=whole.dtype, name="frame")
     inputs = {"frame": frame}
     states: dict[str, keras.KerasTensor] = {}
@@ -210,20 +213,24 @@ class Answer(NamedTuple):
     """Frames read since the start or the last reset, this one included."""
 
     label: str
-    """Name of the likeliest class; its index as text where no names were given."""
+    """Name of the likeliest class; its index as text where no names were given. The values as text,
+    of a model that answers with these."""
 
-    class_id: int
-    """Index of the likeliest class."""
+    class_id: int | None
+    """Index of the likeliest class; `None` for values."""
 
-    probabilities: np.ndarray
-    """`(num_classes,)` float32."""
+    probabilities: np.ndarray | None
+    """`(num_classes,)` float32; `None` for values."""
+
+    values: np.ndarray | None = None
+    """`(num_values,)` float32; `None` for classes."""
 
 
 class FrameStream:
     """One live stream of frames, its state kept for you.
 
     Args:
-        model: a whole-sequence classifier, as `step_model` takes it; or a `Stream` of one, which
+        model: a whole-sequence model, as `step_model` takes it; or a `Stream` of one, which
             several live streams may share.
         class_names: names of the classes in the order of the model's outputs.
 
@@ -243,7 +250,7 @@ class FrameStream:
         self.stream = model if isinstance(model, Stream) else Stream(model)
         outputs = self.stream.model.output
         (self._output,) = outputs.keys() - self.stream.state_shapes.keys()
-        num_classes = outputs[self._output].shape[-1]
+        num_classes = 0 if self._output == "values" else outputs[self._output].shape[-1]
         self.class_names = tuple(class_names) or tuple(map(str, range(num_classes)))
         if len(self.class_names) != num_classes:
             raise ValueError(
@@ -269,6 +276,9 @@ class FrameStream:
         frame = self.stream._checked_frame("FrameStream.push", frame)
         outputs, self._state = self.stream.step(frame[None], self._state)
         self._step += 1
+        if self._output == "values":
+            values = outputs["values"][0]
+            return Answer(self._step, ", ".join(f"{v:.2f}" for v in values), None, None, values)
         probabilities = outputs[self._output][0]
         best = int(probabilities.argmax())
         return Answer(self._step, self.class_names[best], best, probabilities)
@@ -288,8 +298,9 @@ def _chain(model):
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not inputs or not outputs:
         raise _refusal(model, "has no graph of layers to follow", "Build a functional model.")
-    if len(inputs) != 1 or len(outputs) != 1:
-        received = f"has {len(inputs)} inputs and {len(outputs)} outputs, not one of each"
+    given = [tensor for tensor in inputs if tensor.name != "lengths"]
+    if len(given) != 1 or len(outputs) != 1:
+        received = f"has {len(given)} inputs and {len(outputs)} outputs, not one of each"
         raise _refusal(model, received, _CHAIN)
     chain, tensor = [], outputs[0]
     while True:
@@ -302,9 +313,16 @@ def _chain(model):
         tensor = node.input_tensors[0]
 
 
+def _frames_of(model):
+    """The input that is a sequence of frames."""
+    return next(tensor for tensor in model.inputs if tensor.name != "lengths")
+
+
 def _check_link(layer, node, tensor_index):
     """Refuses what a step could not repeat by calling the layer with its one input."""
-    if len(node.input_tensors) != 1 or tensor_index != 0:
+    mask = node.arguments.kwargs.get("mask")
+    masked = mask is not None and isinstance(mask._keras_history.operation, LengthMask)
+    if len(node.input_tensors) != 1 + masked or tensor_index != 0:
         raise _refusal(layer, "has several inputs or outputs in use", _CHAIN)
     if not isinstance(layer, keras.Layer):
         raise _refusal(layer, "is an operation outside of a layer", "Put it into a layer.")

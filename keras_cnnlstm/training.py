@@ -1,21 +1,20 @@
 """A training run: from one `TrainConfig` to a directory with model, history, scores and plots.
 
     RUN/config.json          the options, defaults filled in
-    RUN/model.keras          the model at its best validation accuracy, without optimizer
+    RUN/model.keras          the model at its best validation score, without optimizer
     RUN/checkpoints/last.keras   the model and its optimizer after the last epoch
-    RUN/history.csv          loss and accuracy of training and validation, a line an epoch
+    RUN/history.csv          loss and metric of training and validation, a line an epoch
     RUN/history.png          the same as curves
     RUN/metrics.json         test scores, training time, software and precision
-    RUN/confusion.png        the natural test sequences: truth against answer
-    RUN/example/1.png ...    one test sequence, frame by frame, to try `predict` on
+    RUN/confusion.png        the natural test sequences: truth against answer (classes)
+    RUN/by_length.png        their error by the length of the sequence (running sum)
+    RUN/example/1.png ...    one test sequence, frame by frame, or image, to try `predict` on
 
 Each file is written under a temporary name and then renamed, so none is ever half there.
 """
 
 import contextlib
 import csv
-import dataclasses
-import inspect
 import json
 import math
 import os
@@ -32,17 +31,23 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from keras_cnnlstm import evaluation
+from keras_cnnlstm import evaluation, plots
 from keras_cnnlstm.artefacts import required
 from keras_cnnlstm.config import TrainConfig
-from keras_cnnlstm.digits import DigitSplits, LabeledImages, load_digits
-from keras_cnnlstm.models import MODELS
-from keras_cnnlstm.pipeline import digit_sequences
+from keras_cnnlstm.digits import DigitSplits, load_digits
+from keras_cnnlstm.objectives import (
+    Objective,
+    build_model,
+    compile_model,
+    model_options,
+    objective_for,
+    task_for,
+)
+from keras_cnnlstm.pipeline import batches
 from keras_cnnlstm.runtime import Runtime
-from keras_cnnlstm.tasks import Trend
+from keras_cnnlstm.tasks import TASKS, Label, Trend
 
 _VALIDATION_SEED = -1  # negative, so that no training run draws the same sequences
-_MODEL_OPTIONS = ("encoder", "lstm_units", "bidirectional", "wrap", "dropout")
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Run:
     Attributes:
         path: the run directory.
         config: the options it was trained with.
-        model: the model at its best validation accuracy.
+        model: the model at its best validation score.
         metrics: what `metrics.json` says; empty if the training did not come to its end.
     """
 
@@ -63,8 +68,12 @@ class Run:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the model's outputs."""
-        return Trend(self.config.length).class_names
+        """Names of the classes, in the order of the model's outputs; none for numbers."""
+        task = TASKS[self.config.task]
+        if task is Trend:
+            return Trend(self.config.length).class_names
+        blank = int(self.config.task == "text")
+        return task(num_digits=self.model.output_shape[-1] - blank).class_names
 
 
 def train(config: TrainConfig) -> Run:
@@ -84,7 +93,7 @@ def train(config: TrainConfig) -> Run:
     """
     runtime = Runtime(config.precision, config.strategy)
     runtime.check_batch_size(config.batch_size)
-    options = _model_options(config)
+    model_options(config)  # refuses before there is a directory
     if config.tensorboard:
         required("tensorboard", extra="tensorboard")
     splits = load_digits(config.dataset, config.data_dir)
@@ -97,21 +106,21 @@ def train(config: TrainConfig) -> Run:
 
     keras.utils.set_random_seed(config.seed)
     with runtime.scope():
-        input_shape = (config.length, *splits.train.image_shape)
-        model = MODELS[config.model](input_shape, task.num_classes, **options)
-        _compile(model, config)
-        history, seconds = _fit(model, config, splits, task, path)
+        objective = objective_for(task)
+        model = build_model(config, task, splits.train.image_shape)
+        compile_model(model, config, objective)
+        history, seconds = _fit(model, config, splits, task, objective, path)
 
     best = _load_model(path / "model.keras")  # what is scored is what was saved
     metrics = {
         "test": evaluation.score_digits(
             best, splits.test, task, num_sequences=config.test_sequences
         ),
-        "training": _training_facts(config, history, seconds),
+        "training": _training_facts(config, objective, history, seconds),
         "machine": _machine_facts(runtime),
     }
     _write_text(path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    _write_plots(path, history, metrics["test"]["natural"]["confusion"], task.class_names)
+    _write_plots(path, history, objective, metrics["test"]["natural"], task)
     _write_example(path / "example", splits.test, task)
     return Run(path, config, best, metrics)
 
@@ -143,11 +152,6 @@ def load_run(path: str | Path) -> Run:
     )
 
 
-def task_for(config: TrainConfig, images: LabeledImages) -> Trend:
-    """The task of a run, with as many digits as the images have classes."""
-    return Trend(config.length, num_digits=images.num_classes)
-
-
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to `path` when the block ends without an error."""
@@ -157,19 +161,6 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _model_options(config: TrainConfig) -> dict[str, Any]:
-    """The options that the model takes; refuses one that was set although it does not."""
-    taken = inspect.signature(MODELS[config.model]).parameters
-    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    for name in _MODEL_OPTIONS:
-        if name not in taken and getattr(config, name) != defaults[name]:
-            raise ValueError(
-                f"{name}: expected its default with model {config.model}, which has no such part; "
-                f"received {getattr(config, name)!r}. Use model cnn_lstm, or leave the option out."
-            )
-    return {name: getattr(config, name) for name in _MODEL_OPTIONS if name in taken}
 
 
 def _new_run_dir(config: TrainConfig) -> Path:
@@ -184,19 +175,10 @@ def _new_run_dir(config: TrainConfig) -> Path:
     return path
 
 
-def _compile(model: keras.Model, config: TrainConfig) -> None:
-    rate = config.learning_rate
-    if config.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, config.num_steps)
-    model.compile(
-        keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
-
-
-def _fit(model, config, splits: DigitSplits, task: Trend, path: Path):
+def _fit(model, config, splits: DigitSplits, task, objective: Objective, path: Path):
     """Trains; returns the history, a dict an epoch, and the seconds it took."""
     training, validation = _datasets(config, splits, task)
-    writer = _RunWriter(path)
+    writer = _RunWriter(path, objective)
     callbacks = [writer, keras.callbacks.TerminateOnNaN()]
     if config.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(path / "tensorboard"))
@@ -220,7 +202,7 @@ def _fit(model, config, splits: DigitSplits, task: Trend, path: Path):
 
 def _datasets(config, splits, task):
     """Endless training batches, and the validation batches of each epoch."""
-    training = digit_sequences(
+    training = batches(
         splits.train,
         task,
         batch_size=config.batch_size,
@@ -228,14 +210,15 @@ def _datasets(config, splits, task):
         balance=config.balance,
         augment=config.augment,
     )
-    batches = math.ceil(config.validation_sequences / config.batch_size)
-    validation = digit_sequences(
+    count = len(splits.validation) if isinstance(task, Label) else config.validation_sequences
+    validation = batches(
         splits.validation,
         task,
         batch_size=config.batch_size,
         seed=_VALIDATION_SEED,
         balance=0.0,
-        num_sequences=batches * config.batch_size,  # whole batches, for replicas to share
+        # Whole batches, for replicas to share; of single images there are only so many.
+        num_sequences=math.ceil(count / config.batch_size) * config.batch_size,
     )
     return training, validation
 
@@ -243,21 +226,24 @@ def _datasets(config, splits, task):
 class _RunWriter(keras.callbacks.Callback):
     """After each epoch: the history, the last model, and the best so far."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, objective: Objective):
         super().__init__()
         self.path = path
+        self.objective = objective
+        self.metric = f"val_{objective.metric.name}"
+        self.best: float | None = None
         self.history: list[dict[str, float]] = []
 
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
-        best = max((r["val_accuracy"] for r in self.history), default=-math.inf)
         self.history.append(row)
         with replacing(self.path / "history.csv") as file, file.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, row.keys())
             writer.writeheader()
             writer.writerows(self.history)
         _save(self.model, self.path / "checkpoints" / "last.keras")
-        if row["val_accuracy"] > best:
+        if self.objective.better(row[self.metric], self.best):
+            self.best = row[self.metric]
             # A second model of the same layers has no optimizer: a third of the file's size.
             bare = keras.Model(self.model.inputs, self.model.outputs, name=self.model.name)
             _save(bare, self.path / "model.keras")
@@ -288,11 +274,13 @@ def _load_metrics(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: expected JSON; {error}.") from error
 
 
-def _training_facts(config, history, seconds):
+def _training_facts(config, objective, history, seconds):
     sequences = len(history) * config.steps_per_epoch * config.batch_size
+    scores = [row[f"val_{objective.metric.name}"] for row in history]
+    best = np.argmin(scores) if objective.smaller_is_better else np.argmax(scores)
     return {
         "epochs": len(history),
-        "best_epoch": 1 + int(np.argmax([row["val_accuracy"] for row in history])),
+        "best_epoch": 1 + int(best),
         "sequences": sequences,
         "seconds": round(seconds, 1),
         "sequences_per_second": round(sequences / seconds, 1),
@@ -310,20 +298,29 @@ def _machine_facts(runtime):
     }
 
 
-def _write_plots(path, history, confusion, class_names):
-    for name, figure in (
-        ("history.png", evaluation.plot_history(history)),
-        ("confusion.png", evaluation.plot_confusion(confusion, class_names)),
-    ):
+def _write_plots(path, history, objective, scores, task):
+    figures = {"history.png": plots.plot_history(history, objective.metric.name)}
+    if "confusion" in scores:
+        figures["confusion.png"] = plots.plot_confusion(scores["confusion"], task.class_names)
+    if "rmse_by_length" in scores:
+        figures["by_length.png"] = plots.plot_by_length(
+            scores["rmse_by_length"], "root-mean-square error"
+        )
+    for name, figure in figures.items():
         with replacing(path / name) as temporary:
-            evaluation.save_figure(figure, temporary)
+            plots.save_figure(figure, temporary)
 
 
 def _write_example(path, images, task):
     path.mkdir()
-    data = digit_sequences(images, task, batch_size=1, seed=0, balance=1.0, num_sequences=1)
-    for frames, _ in data:
-        for t, frame in enumerate(np.asarray(frames)[0], start=1):  # (H, W, C)
+    balance = 1.0 if isinstance(task, Trend) else 0.0
+    data = batches(images, task, batch_size=1, seed=0, balance=balance, num_sequences=1)
+    for frames, *_ in data.take(1):
+        if isinstance(frames, dict):  # of unequal length
+            frames = frames["frames"][:, : int(frames["lengths"][0])]
+        frames = np.asarray(frames)[0]  # (T, H, W, C), or one image (H, W, C)
+        frames = frames if frames.ndim == 4 else frames[None]
+        for t, frame in enumerate(frames, start=1):
             with replacing(path / f"{t:0{len(str(task.length))}}.png") as temporary:
                 Image.fromarray(frame.squeeze(-1) if frame.shape[-1] == 1 else frame).save(
                     temporary

@@ -8,13 +8,14 @@ import keras_cnnlstm
 PACKAGE = Path(keras_cnnlstm.__file__).parent
 RANKS = {
     "tasks": 0, "digits": 0, "clips": 0, "layers": 0, "runtime": 0, "config": 0,
-    "artefacts": 0, "endpoints": 0,
-    "pipeline": 1, "encoders": 1, "parity": 1,
-    "models": 2,
-    "evaluation": 3, "streaming": 3,
-    "training": 4, "converters": 4,
-    "export": 5, "benchmark": 5,
-    "cli": 6,
+    "artefacts": 0, "answers": 0, "plots": 0, "state_dicts": 0, "layer_weights": 0,
+    "pipeline": 1, "encoders": 1, "blocks": 1, "torch_weights": 1,
+    "scanners": 2,
+    "models": 3, "endpoints": 3,
+    "parity": 4, "evaluation": 4, "streaming": 4, "objectives": 4,
+    "training": 5, "converters": 5,
+    "export": 6, "benchmark": 6,
+    "cli": 7,
 }  # fmt: skip
 WITH_TENSORFLOW = {
     "pipeline", "clips", "runtime", "evaluation", "training", "cli",

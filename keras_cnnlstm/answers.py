@@ -1,0 +1,94 @@
+"""One example's answer as people and programs read it, whatever the model answers with.
+
+NumPy only, so that the answer of a small exported file needs neither Keras nor TensorFlow.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def as_json(output: str, answer: np.ndarray, class_names: Sequence[str] = ()) -> dict[str, Any]:
+    """An answer as a dict that JSON can hold.
+
+    Args:
+        output: name of the model's output: "probabilities", "values" or "logits" (of a `crnn`).
+        answer: what the model answers for one example: `(num_classes,)`, or `(T, num_classes)`
+            for one answer at each step.
+        class_names: names of the classes, in the order of their indices.
+
+    Returns:
+        For probabilities `label`, `class_id` and `probabilities` by name; for values `values`; for
+        logits `text`; for probabilities or values at each step `steps`, a list of these.
+
+    Raises:
+        ValueError: if the output is none of these.
+
+    Example:
+
+    >>> as_json("probabilities", np.array([0.25, 0.75]), ["calm", "storm"])["label"]
+    'storm'
+    """
+    if output == "logits":
+        return {"text": "".join(class_names[k] for k in read_text(answer))}
+    if output not in ("probabilities", "values"):
+        raise ValueError(
+            f"as_json: `output` must be probabilities, values or logits; received {output!r}."
+        )
+    if answer.ndim == 2:
+        return {"steps": [as_json(output, step, class_names) for step in answer]}
+    if output == "values":
+        return {"values": answer.tolist()}
+    best = int(answer.argmax())
+    return {
+        "label": class_names[best],
+        "class_id": best,
+        "probabilities": dict(zip(class_names, answer.tolist(), strict=True)),
+    }
+
+
+def as_text(answer: dict[str, Any]) -> str:
+    """What `as_json` returns, as lines of text: the answer first, then how sure it is.
+
+    Example:
+
+    >>> print(as_text({"steps": [{"values": [7.02]}, {"values": [9.98]}]}))
+    step 1: 7.02
+    step 2: 9.98
+    """
+    if "steps" in answer:
+        steps = enumerate(answer["steps"], start=1)
+        return "\n".join(f"step {t}: {headline(step)}" for t, step in steps)
+    if "probabilities" not in answer:
+        return headline(answer)
+    ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
+    return "\n".join([headline(answer), *(f"  {p:6.1%}  {name}" for name, p in ranked)])
+
+
+def headline(answer: dict[str, Any]) -> str:
+    """The answer itself, on one line: a label and its probability, numbers, or a text."""
+    if "values" in answer:
+        return ", ".join(f"{value:.2f}" for value in answer["values"])
+    if "text" in answer:
+        return answer["text"] or "(no text)"
+    return f"{answer['label']} ({answer['probabilities'][answer['label']]:.1%})"
+
+
+def read_text(logits: np.ndarray) -> list[int]:
+    """The characters that a `crnn` names for one image, from 0.
+
+    The likeliest class of each step, repeats merged, blanks (class 0) dropped: the best path of
+    Graves et al., "Connectionist Temporal Classification", ICML 2006, section 3.2.
+
+    Args:
+        logits: `(T, num_classes + 1)`.
+
+    Example:
+
+    >>> read_text(np.eye(4)[[0, 2, 2, 0, 2, 3]])
+    [1, 1, 2]
+    """
+    best = np.asarray(logits).argmax(axis=-1)  # (T,)
+    new = np.diff(best, prepend=0) != 0
+    return (best[new & (best > 0)] - 1).tolist()

@@ -1,0 +1,132 @@
+"""From the options of a run to a compiled model: what a task asks of it, its loss, its metric."""
+
+import dataclasses
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.digits import LabeledImages
+from keras_cnnlstm.models import MODELS
+from keras_cnnlstm.scanners import read_text
+from keras_cnnlstm.tasks import TASKS, Digits, Label, RunningSum, Text, Trend
+
+# Options that not every model takes: their names in TrainConfig and in the builder.
+_MODEL_OPTIONS = {
+    "encoder": "encoder",
+    "lstm_units": "lstm_units",
+    "bidirectional": "bidirectional",
+    "scan_by": "by",
+    "scan_size": "size",
+    "wrap": "wrap",
+    "dropout": "dropout",
+}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a training minimises, and what tells its best epoch.
+
+    Attributes:
+        loss: the loss. Steps of weight 0 neither count nor dilute it.
+        metric: of training and validation; weighted as the loss.
+        smaller_is_better: whether the best epoch has the smallest value of the metric.
+    """
+
+    loss: keras.losses.Loss
+    metric: keras.metrics.Metric
+    smaller_is_better: bool = False
+
+    def better(self, value: float, best: float | None) -> bool:
+        """Whether `value` beats the best so far."""
+        return best is None or (value < best if self.smaller_is_better else value > best)
+
+
+def objective_for(task: Trend | Digits) -> Objective:
+    """The loss and the metric of a task, new ones with each call."""
+    if isinstance(task, RunningSum):
+        loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+        return Objective(loss, keras.metrics.RootMeanSquaredError(name="rmse"), True)
+    if isinstance(task, Text):
+        return Objective(
+            keras.losses.CTC(), keras.metrics.MeanMetricWrapper(text_accuracy, name="accuracy")
+        )
+    return Objective(
+        keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight"),
+        keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+    )
+
+
+@keras.saving.register_keras_serializable(package="keras_cnnlstm")
+def text_accuracy(target: Any, logits: Any) -> Any:
+    """Whether the whole text is right: 1 or 0 for each, `(B,)` float32.
+
+    Args:
+        target: `(B, length)` integers, classes for CTC: characters from 1, then 0 to the end.
+        logits: `(B, T, num_classes + 1)`, as `models.crnn` answers; T at least `length`.
+    """
+    characters = ops.cast(read_text(logits), "int32")  # (B, T)
+    missing = ops.shape(characters)[1] - ops.shape(target)[1]
+    target = ops.pad(ops.cast(target, "int32"), ((0, 0), (0, missing)))
+    return ops.cast(ops.all(ops.equal(characters, target - 1), axis=1), "float32")
+
+
+def task_for(config: TrainConfig, images: LabeledImages) -> Trend | Digits:
+    """The task of a run, with as many digits as the images have classes."""
+    options = {} if config.task in ("trend", "label") else {"min_length": config.min_length}
+    return TASKS[config.task or "trend"](config.length, images.num_classes, **options)
+
+
+def build_model(
+    config: TrainConfig, task: Trend | Digits, image_shape: tuple[int, int, int]
+) -> keras.Model:
+    """The model of a run, for images `(H, W, C)`.
+
+    Raises:
+        ValueError: if the model cannot be built so, or has no such option.
+    """
+    options = model_options(config)
+    if config.model == "cnn_lstm":
+        per_step = isinstance(task, Digits)
+        options |= {"per_step": per_step, "lengths": per_step and task.min_length < task.length}
+        options["head"] = "values" if isinstance(task, RunningSum) else "probabilities"
+    shape: tuple[int, ...] = (task.length, *image_shape)
+    if isinstance(task, Label | Text):
+        height, width, channels = image_shape
+        shape = (height, task.length * width, channels)
+    return MODELS[config.model](shape, task.num_classes, **options)
+
+
+def model_options(config: TrainConfig) -> dict[str, Any]:
+    """The options that the model takes; refuses one that was set although it does not.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    taken = inspect.signature(MODELS[config.model]).parameters
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    options = {}
+    for name, argument in _MODEL_OPTIONS.items():
+        value = getattr(config, name)
+        if argument in taken and value is not None:
+            options[argument] = value
+        elif argument not in taken and value != defaults[name]:
+            raise ValueError(
+                f"{name}: expected its default with model {config.model}, which has no such part; "
+                f"received {value!r}. Use another model, or leave the option out."
+            )
+    return options
+
+
+def compile_model(model: keras.Model, config: TrainConfig, objective: Objective) -> None:
+    """Compiles a model for training: optimizer, schedule, loss and metric."""
+    rate: Any = config.learning_rate
+    if config.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, config.num_steps)
+    optimizer = keras.optimizers.get(
+        {"class_name": config.optimizer, "config": {"learning_rate": rate}}
+    )
+    model.compile(optimizer, objective.loss, weighted_metrics=[objective.metric])
