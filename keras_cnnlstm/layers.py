@@ -188,6 +188,10 @@ class ImageToSequence(keras.layers.Layer):
         h, w = self.patch_shape(input_shape)
         return (input_shape[0], (height // h) * (width // w), h * w * channels)
 
+    def compute_output_spec(self, inputs):
+        # Keras's own would promise floats for raw pixels, which the layer leaves as they are.
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape), inputs.dtype)
+
     def patch_shape(self, input_shape):
         """Height and width of a step in pixels, for images of this shape `(B, H, W, C)`."""
         _, height, width, _ = input_shape

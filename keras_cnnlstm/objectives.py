@@ -91,7 +91,7 @@ def build_model(
     options = model_options(config)
     if config.model == "cnn_lstm":
         per_step = isinstance(task, Digits)
-        options |= {"per_step": per_step, "lengths": per_step and task.min_length < task.length}
+        options |= {"per_step": per_step, "lengths": config.min_length != config.length}
         options["head"] = "values" if isinstance(task, RunningSum) else "probabilities"
     shape: tuple[int, ...] = (task.length, *image_shape)
     if isinstance(task, Label | Text):

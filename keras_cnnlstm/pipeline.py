@@ -174,7 +174,9 @@ def batches(images: LabeledImages, task: Trend | Digits, **options) -> tf.data.D
             options["seed"] = None
         options.pop("balance", None)
         return labeled_images(images, **options)
-    return (digit_strips if isinstance(task, Text) else digit_sequences)(images, task, **options)
+    if isinstance(task, Text):
+        return digit_strips(images, task, **options)
+    return digit_sequences(images, task, **options)
 
 
 def _batches(batch, batch_size, num_examples, start):
@@ -204,7 +206,9 @@ def _shuffled(place, count, seed):
     seeds = tf.stack([tf.fill(tf.shape(epoch), tf.constant(s, tf.int64)) for s in (seed, 3)], 1)
     seeds = tf.concat([seeds, epoch[:, None]], axis=1)  # (B, 3)
     last = tf.constant(count - 1, tf.int64)
-    return tf.raw_ops.RandomIndexShuffle(index=place % count, seed=seeds, max_index=last, rounds=4)
+    # With the default of 4 rounds the orders of two epochs of 55,000 correlate at 0.8; from 8
+    # rounds on nothing is left of it.
+    return tf.raw_ops.RandomIndexShuffle(index=place % count, seed=seeds, max_index=last, rounds=16)
 
 
 def _lengths(task, seed, step, batch_size):

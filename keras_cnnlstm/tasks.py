@@ -302,7 +302,8 @@ class Trend:
         Returns:
             `(B, T)` int64.
         """
-        rows, table = self.completions.reshape(-1, 1), self.next_state.reshape(-1)
+        # As arrays of `xp` from here on: a graph would hold a copy for each use, 10 MB at T = 32.
+        rows, table = (xp.asarray(a.reshape(-1)) for a in (self.completions, self.next_state))
         digit = np.arange(self.num_digits)
         state = xp.zeros_like(labels)[:, None]  # (B, 1)
         drawn: list[Array] = []
@@ -311,7 +312,7 @@ class Trend:
                 state = xp.take(table, state * 3 + xp.sign(digit - drawn[-1]) + 1)  # (B, D)
             remaining = (self.length - 1 - t) * (self.num_classes + 1)
             row = ((remaining + labels[:, None]) * self.num_classes + state) * self.num_digits
-            weights = xp.take(rows[:, 0], row + digit)  # (B, D)
+            weights = xp.take(rows, row + digit)  # (B, D)
             total = xp.cumsum(weights, axis=1)
             below = total <= uniforms[:, t : t + 1] * total[:, -1:]
             drawn.append(xp.sum(xp.where(below, 1, 0), axis=1)[:, None])  # (B, 1)

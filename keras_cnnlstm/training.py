@@ -45,7 +45,7 @@ from keras_cnnlstm.objectives import (
 )
 from keras_cnnlstm.pipeline import batches
 from keras_cnnlstm.runtime import Runtime
-from keras_cnnlstm.tasks import TASKS, Label, Trend
+from keras_cnnlstm.tasks import Digits, Label, Trend
 
 _VALIDATION_SEED = -1  # negative, so that no training run draws the same sequences
 
@@ -69,11 +69,12 @@ class Run:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the model's outputs; none for numbers."""
-        task = TASKS[self.config.task]
-        if task is Trend:
-            return Trend(self.config.length).class_names
-        blank = int(self.config.task == "text")
-        return task(num_digits=self.model.output_shape[-1] - blank).class_names
+        task, answers = self.config.task, self.model.output_shape[-1]
+        if task == "trend":
+            return Trend((answers + 1) // 2).class_names
+        if task == "running_sum":
+            return ()
+        return Digits(num_digits=answers - 1 if task == "text" else answers).class_names
 
 
 def train(config: TrainConfig) -> Run:

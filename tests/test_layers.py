@@ -1,11 +1,11 @@
-"""The folded `TimeDistributed` against a per-frame loop, hand-computed values and Keras's own."""
+"""The layers against loops over frames and pixels, hand-computed values and Keras's own."""
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-from keras_cnnlstm.layers import LSTM, TimeDistributed
+from keras_cnnlstm.layers import LSTM, ImageToSequence, LengthMask, TimeDistributed
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
@@ -259,3 +259,129 @@ class TestLSTM:
         loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
         assert type(loaded.layers[-1].forward_layer) is LSTM
         np.testing.assert_array_equal(numpy(loaded(x)), numpy(model(x)))
+
+
+def steps_by_hand(image, height, width):
+    """The numbers of each step, for steps of this size, in the order in which one reads."""
+    rows, columns, channels = image.shape
+    return [
+        [
+            image[top + i, left + j, c]
+            for i in range(height)
+            for j in range(width)
+            for c in range(channels)
+        ]
+        for top in range(0, rows, height)
+        for left in range(0, columns, width)
+    ]
+
+
+class TestImageToSequence:
+    IMAGES = np.random.default_rng(0).random((2, 6, 4, 3), "float32")
+
+    @pytest.mark.parametrize(
+        ("by", "size", "step"),  # height and width of a step in images of 6x4 pixels
+        [
+            ("rows", 1, (1, 4)),
+            ("rows", 3, (3, 4)),
+            ("columns", 1, (6, 1)),
+            ("columns", 2, (6, 2)),
+            ("patches", 1, (1, 1)),
+            ("patches", 2, (2, 2)),
+            ("patches", (3, 2), (3, 2)),
+            ("patches", [2, 4], (2, 4)),
+        ],
+    )
+    def test_equals_loops_over_the_pixels(self, by, size, step):
+        expected = np.array([steps_by_hand(image, *step) for image in self.IMAGES])
+        layer = ImageToSequence(by, size)
+        np.testing.assert_array_equal(numpy(layer(self.IMAGES)), expected)
+        assert layer(keras.Input((6, 4, 3))).shape == (None, *expected.shape[1:])
+        assert layer.compute_output_shape((2, 6, 4, 3)) == expected.shape
+        assert layer.patch_shape((None, 6, 4, 3)) == step
+
+    def test_the_steps_put_together_are_the_image(self):
+        rows, columns, patches = (
+            numpy(ImageToSequence(by, 2)(self.IMAGES)) for by in ("rows", "columns", "patches")
+        )
+        for b, image in enumerate(self.IMAGES):
+            np.testing.assert_array_equal(np.vstack(rows[b].reshape(3, 2, 4, 3)), image)
+            np.testing.assert_array_equal(np.hstack(columns[b].reshape(2, 6, 2, 3)), image)
+            lines = patches[b].reshape(3, 2, 2, 2, 3)  # (lines, patches in a line, h, w, C)
+            np.testing.assert_array_equal(np.vstack([np.hstack(line) for line in lines]), image)
+
+    @pytest.mark.parametrize("policy", POLICIES, indirect=True)
+    def test_raw_pixels_stay_whole_numbers(self, policy):
+        images, layer = (255 * self.IMAGES).astype(np.uint8), ImageToSequence("columns")
+        steps = keras.ops.convert_to_numpy(layer(images))
+        assert steps.dtype == layer(keras.Input((6, 4, 3), dtype="uint8")).dtype == "uint8"
+        np.testing.assert_array_equal(steps[:, 1, :3], images[:, 0, 1])
+        floats = keras.backend.standardize_dtype(layer(self.IMAGES).dtype)
+        assert floats == layer(keras.Input((6, 4, 3))).dtype == layer.compute_dtype
+
+    @pytest.mark.parametrize(("by", "size"), [("columns", 2), ("patches", (3, 2))])
+    def test_survives_saving(self, by, size, tmp_path):
+        inputs = keras.Input((6, 4, 3))
+        model = keras.Model(inputs, ImageToSequence(by, size, name="steps")(inputs))
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+        layer = loaded.get_layer("steps")
+        assert (type(layer), layer.by, layer.size) == (ImageToSequence, by, size)
+        np.testing.assert_array_equal(numpy(loaded(self.IMAGES)), numpy(model(self.IMAGES)))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("lines",), "`by` must be 'rows', 'columns' or 'patches'; received 'lines'"),
+            (("rows", 0), "positive whole number of pixels.*received 0 with by='rows'"),
+            (("rows", -2), "received -2 with by='rows'"),
+            (("columns", 1.5), "received 1.5 with by='columns'"),
+            (("columns", (2, 2)), r"received \(2, 2\) with by='columns'"),
+            (("patches", (2, 0)), r"received \(2, 0\) with by='patches'"),
+            (("patches", (2, 2, 1)), r"received \(2, 2, 1\) with by='patches'"),
+        ],
+    )
+    def test_bad_arguments(self, arguments, message):
+        with pytest.raises(ValueError, match=f"ImageToSequence: .*{message}"):
+            ImageToSequence(*arguments)
+
+    @pytest.mark.parametrize(
+        ("arguments", "shape", "message"),
+        [
+            (("rows",), (6, 4), r"shape \(B, H, W, C\), all known but B; received \(None, 6, 4\)"),
+            (("rows",), (None, 4, 1), r"all known but B; received \(None, None, 4, 1\)"),
+            (("rows", 4), (6, 4, 1), "received steps of 4x4 for 6x4 pixels. Choose another size"),
+            (("columns", 3), (6, 4, 1), "`size` must divide the image; received steps of 6x3"),
+            (("patches", (2, 3)), (6, 4, 1), "received steps of 2x3 for 6x4 pixels"),
+            (("patches", 8), (6, 4, 1), "received steps of 8x8 for 6x4 pixels"),
+        ],
+    )
+    def test_images_that_do_not_divide(self, arguments, shape, message):
+        with pytest.raises(ValueError, match=f"ImageToSequence: .*{message}"):
+            ImageToSequence(*arguments)(keras.Input(shape))
+
+
+class TestLengthMask:
+    LENGTHS = np.array([1, 3, 5, 0])
+    MASK = np.array([[1, 0, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]], bool)
+
+    @pytest.mark.parametrize("dtype", ["int32", "int64", "uint8"])
+    def test_true_up_to_the_length(self, dtype):
+        mask = LengthMask()(self.LENGTHS.astype(dtype), np.zeros((4, 5, 2), "float32"))
+        assert keras.backend.standardize_dtype(mask.dtype) == "bool"
+        np.testing.assert_array_equal(numpy(mask), self.MASK)
+
+    @pytest.mark.parametrize("time", [5, None])
+    def test_in_a_model_that_is_traced_and_saved(self, time, tmp_path):
+        lengths = keras.Input((), dtype="int32", name="lengths")
+        sequences = keras.Input((time, 2), name="sequences")
+        mask = LengthMask(name="mask")(lengths, sequences)
+        assert (mask.shape, mask.dtype) == ((None, time), "bool")
+        model = keras.Model([lengths, sequences], mask)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+        for steps in (5,) if time else (5, 3, 7):
+            data = [self.LENGTHS, np.zeros((4, steps, 2))]
+            expected = np.pad(self.MASK, ((0, 0), (0, 2)))[:, :steps]
+            np.testing.assert_array_equal(model.predict(data, verbose=0), expected)
+            np.testing.assert_array_equal(loaded.predict(data, verbose=0), expected)

@@ -7,8 +7,8 @@ from scipy.stats import binomtest, chisquare
 
 from keras_cnnlstm import pipeline
 from keras_cnnlstm.digits import LabeledImages
-from keras_cnnlstm.pipeline import digit_sequences
-from keras_cnnlstm.tasks import Trend
+from keras_cnnlstm.pipeline import batches, digit_sequences, digit_strips, labeled_images
+from keras_cnnlstm.tasks import Digits, Label, RunningSum, Text, Trend
 
 TASK = Trend(4)
 
@@ -28,6 +28,16 @@ def test_batches_hold_whole_images_and_the_trend_of_their_digits(coded_images):
     assert frames.dtype == np.uint8
     assert (frames == frames[:, :, :1, :1]).all()  # each frame is one of the images
     np.testing.assert_array_equal(targets, TASK.targets(digits_in(frames)))
+
+
+def test_the_numbers_of_a_batch_do_not_change_from_one_version_to_the_next(coded_images):
+    """A run that a former version began must go on with the same data."""
+    frames, targets = take(digit_sequences(coded_images, TASK, batch_size=6, seed=7), 1)
+    assert targets.tolist() == [4, 3, 4, 4, 1, 4]
+    assert frames[:, :, 0, 0, 0].tolist() == [
+        [160, 102, 0, 147], [40, 185, 185, 83], [103, 83, 21, 103],
+        [103, 104, 0, 80], [60, 100, 160, 166], [42, 21, 20, 120],
+    ]  # fmt: skip
 
 
 def test_every_image_of_a_digit_is_equally_likely(coded_images):
@@ -93,11 +103,222 @@ def test_long_sequences(coded_images):
 
 def test_the_images_are_not_copied_into_the_graph():
     images = LabeledImages(np.zeros((1000, 40, 40, 1), np.uint8), np.arange(1000) % 10)
-    data = digit_sequences(images, TASK, batch_size=2, seed=0)
+    assert graph_bytes(digit_sequences(images, TASK, batch_size=2, seed=0)) < 200_000  # of 1.6 MB
+
+
+def test_the_table_of_a_long_task_is_in_the_graph_once(coded_images):
+    task = Trend(12)
+    size = graph_bytes(digit_sequences(coded_images, task, batch_size=2, seed=0))
+    assert size < 1.5 * task.completions.nbytes
+
+
+def graph_bytes(data):
     while not data._functions():  # down from prefetch to the map
         data = data._input_dataset
-    graph = data._functions()[0].function.graph
-    assert graph.as_graph_def().ByteSize() < 200_000  # the images are 1.6 MB
+    return data._functions()[0].function.graph.as_graph_def().ByteSize()
+
+
+class TestStepByStep:
+    """Tasks with a target for each step, and sequences of unequal length."""
+
+    def test_each_target_is_the_digit_of_its_frame(self, coded_images):
+        frames, targets = take(digit_sequences(coded_images, Digits(3), batch_size=50, seed=0), 2)
+        assert targets.dtype == np.int64
+        np.testing.assert_array_equal(targets, digits_in(frames))
+
+    def test_each_target_is_the_sum_of_the_digits_so_far(self, coded_images):
+        data = digit_sequences(coded_images, RunningSum(3), batch_size=50, seed=0)
+        frames, targets = take(data, 2)
+        assert targets.dtype == np.float32
+        for shown, sums in zip(digits_in(frames).tolist(), targets.tolist(), strict=True):
+            assert sums == [[sum(shown[: t + 1])] for t in range(3)]
+
+    @pytest.mark.parametrize("kind", [Digits, RunningSum])
+    @pytest.mark.parametrize("augment", [False, True])
+    def test_after_its_end_a_sequence_is_black_and_weighs_nothing(
+        self, coded_images, kind, augment
+    ):
+        options = {"batch_size": 40, "seed": 5, "augment": augment}
+        data = digit_sequences(coded_images, kind(5, min_length=2), **options)
+        inputs, targets, weights = next(data.as_numpy_iterator())
+        whole, whole_targets = take(digit_sequences(coded_images, kind(5), **options), 1)
+        assert sorted(inputs) == ["frames", "lengths"]
+        assert (inputs["frames"].dtype, inputs["lengths"].dtype) == (np.uint8, np.int32)
+        assert (weights.dtype, targets.dtype) == (np.float32, whole_targets.dtype)
+        for b, length in enumerate(inputs["lengths"]):
+            np.testing.assert_array_equal(inputs["frames"][b, :length], whole[b, :length])
+            np.testing.assert_array_equal(targets[b, :length], whole_targets[b, :length])
+            assert not inputs["frames"][b, length:].any()
+            assert not targets[b, length:].any()
+            assert weights[b].tolist() == [1.0] * length + [0.0] * (5 - length)
+
+    def test_every_length_is_equally_likely(self, coded_images):
+        task = Digits(5, min_length=2)
+        data = digit_sequences(coded_images, task, batch_size=500, seed=0).take(8)
+        lengths = [inputs["lengths"] for inputs, *_ in data.as_numpy_iterator()]
+        counts = np.bincount(np.concatenate(lengths))
+        assert counts[:2].tolist() == [0, 0]
+        assert chisquare(counts[2:]).pvalue > 1e-3
+        assert len(counts) == 6
+        assert (lengths[0] != lengths[1]).any()
+
+    def test_lengths_depend_on_seed_and_step_alone(self, coded_images):
+        def lengths(seed, start):
+            task = Digits(9, min_length=1)
+            data = digit_sequences(coded_images, task, batch_size=20, seed=seed, start=start)
+            return next(data.as_numpy_iterator())[0]["lengths"].tolist()
+
+        assert lengths(0, 3) == lengths(0, 3)
+        assert lengths(0, 3) != lengths(1, 3)
+
+    def test_all_parts_of_the_last_batch_are_shorter(self, coded_images):
+        data = digit_sequences(
+            coded_images, Digits(3, min_length=1), batch_size=4, seed=0, num_sequences=10
+        )
+        sizes = [
+            (len(inputs["frames"]), len(inputs["lengths"]), len(targets), len(weights))
+            for inputs, targets, weights in data.as_numpy_iterator()
+        ]
+        assert sizes == [(4, 4, 4, 4), (4, 4, 4, 4), (2, 2, 2, 2)]
+
+
+class TestStrips:
+    def images(self):
+        """Three images of noise for each digit, none like another, 4x6 pixels in colour."""
+        noise = np.random.default_rng(0).integers(0, 256, (30, 4, 6, 3), np.uint8)
+        return LabeledImages(noise, np.arange(30) % 10)
+
+    @pytest.mark.parametrize("augment", [False, True])
+    def test_a_strip_is_the_digits_from_left_to_right(self, augment):
+        options = {"batch_size": 7, "seed": 0, "augment": augment, "num_sequences": 17, "start": 1}
+        strips, targets = take(digit_strips(self.images(), Text(3), **options), 2)
+        frames, digits = take(digit_sequences(self.images(), Digits(3), **options), 2)
+        assert strips.shape == (10, 4, 18, 3)
+        assert strips.dtype == np.uint8
+        expected = [np.concatenate([*sequence], axis=1) for sequence in frames]
+        np.testing.assert_array_equal(strips, expected)
+        np.testing.assert_array_equal(targets, digits + 1)
+
+    def test_shorter_texts_end_in_black_and_in_blanks(self):
+        options = {"batch_size": 30, "seed": 0}
+        strips, targets = take(digit_strips(self.images(), Text(4, min_length=1), **options), 1)
+        whole, digits = take(digit_sequences(self.images(), Digits(4), **options), 1)
+        lengths = (targets > 0).sum(axis=1)
+        assert set(lengths) == {1, 2, 3, 4}
+        for b, length in enumerate(lengths):
+            assert targets[b].tolist() == [*digits[b, :length] + 1] + [0] * (4 - length)
+            expected = np.concatenate([*whole[b, :length]], axis=1)
+            np.testing.assert_array_equal(strips[b, :, : 6 * length], expected)
+            assert not strips[b, :, 6 * length :].any()
+
+
+class TestSingleImages:
+    def numbers(self, data):
+        """Which image each is: in `coded_images` the value of all its pixels."""
+        frames, targets = zip(*data.as_numpy_iterator(), strict=True)
+        frames, targets = np.concatenate(frames), np.concatenate(targets)
+        assert (frames == frames[:, :1, :1]).all()
+        assert (frames.dtype, targets.dtype) == (np.uint8, np.int64)
+        np.testing.assert_array_equal(frames[:, 0, 0, 0] // 20, targets)  # pairs stay together
+        return frames[:, 0, 0, 0].tolist()
+
+    def test_without_a_seed_each_image_once_in_order(self, coded_images):
+        own = coded_images.images[:, 0, 0, 0].tolist()
+        data = labeled_images(coded_images, batch_size=16)
+        assert self.numbers(data) == own
+        assert [len(targets) for _, targets in data.as_numpy_iterator()] == [16, 16, 16, 7]
+        assert data.cardinality() == 4
+        assert self.numbers(labeled_images(coded_images, batch_size=16, start=2)) == own[32:]
+        assert self.numbers(labeled_images(coded_images, batch_size=55)) == own
+
+    @pytest.mark.parametrize("batch_size", [16, 55, 100])
+    def test_with_a_seed_each_image_once_before_any_comes_again(self, coded_images, batch_size):
+        own = coded_images.images[:, 0, 0, 0].tolist()
+        data = labeled_images(coded_images, batch_size=batch_size, seed=3)
+        assert data.cardinality() == -1  # tf.data's sign for infinite
+        numbers = self.numbers(data.take(-(-220 // batch_size)))
+        epochs = [numbers[55 * i : 55 * (i + 1)] for i in range(4)]
+        assert [sorted(e) for e in epochs] == [sorted(own)] * 4
+        assert len({tuple(e) for e in [*epochs, own]}) == 5  # each in an order of its own
+        other = self.numbers(labeled_images(coded_images, batch_size=55, seed=4).take(1))
+        assert other not in epochs
+
+    def test_the_order_does_not_depend_on_the_batch_size_and_starts_anywhere(self, coded_images):
+        numbers = self.numbers(labeled_images(coded_images, batch_size=10, seed=-1).take(12))
+        assert self.numbers(labeled_images(coded_images, batch_size=60, seed=-1).take(2)) == numbers
+        later = labeled_images(coded_images, batch_size=10, seed=-1, start=5).take(7)
+        assert self.numbers(later) == numbers[50:]
+
+    @pytest.mark.parametrize("count", [1, 2, 55, 1000])
+    def test_every_number_of_images_is_permuted(self, count):
+        images = LabeledImages(np.zeros((count, 1, 1, 1), np.uint8), np.arange(count))
+        (_, targets), *_ = labeled_images(images, batch_size=count, seed=0).take(1)
+        assert sorted(targets.numpy().tolist()) == list(range(count))
+
+    def test_the_order_is_as_irregular_as_chance(self):
+        """The permutation is a block cipher of a few rounds; with too few it shows a pattern."""
+        import tensorflow as tf
+
+        count = 55_000  # as many as MNIST has to train on
+        places = tf.range(count, dtype=tf.int64)
+        order = pipeline._shuffled(places, count, 0).numpy()
+        np.testing.assert_array_equal(np.sort(order), np.arange(count))
+        next_epoch = pipeline._shuffled(places + count, count, 0).numpy()
+        other_seed = pipeline._shuffled(places, count, 1).numpy()
+        for other in (places.numpy(), next_epoch, other_seed, np.roll(order, 1), np.roll(order, 2)):
+            assert abs(np.corrcoef(order, other)[0, 1]) < 0.02  # 4.7 standard deviations
+        # Images from all tenths in each batch of 64, as unevenly as chance has it: chi-square of
+        # 9 degrees of freedom in each batch.
+        batches_of_64 = order[: 859 * 64].reshape(859, 64) // 5500
+        tenths = np.array([np.bincount(b, minlength=10) for b in batches_of_64])
+        assert (tenths > 0).sum(axis=1).min() >= 8
+        freedoms = 859 * 9
+        unevenness = ((tenths - 6.4) ** 2 / 6.4).sum()
+        assert abs(unevenness - freedoms) < 5 * np.sqrt(2 * freedoms)
+
+    def test_augment_distorts_each_image_by_itself(self, coded_images):
+        plain, distorted = (
+            take(labeled_images(coded_images, batch_size=20, seed=0, augment=a), 3)
+            for a in (False, True)
+        )
+        np.testing.assert_array_equal(distorted[1], plain[1])
+        np.testing.assert_array_equal(distorted[0][:, 3, 2], plain[0][:, 3, 2])
+        moved = (distorted[0] != plain[0]).any(axis=(1, 2, 3))
+        assert moved.mean() > 0.8
+        share = distorted[0][..., 0] / np.maximum(plain[0][..., 0], 1)
+        assert len(np.unique(share[moved].round(2), axis=0)) > 20
+
+
+@pytest.mark.parametrize(
+    ("task", "function"),
+    [
+        (Trend(3), digit_sequences),
+        (Digits(3, min_length=2), digit_sequences),
+        (RunningSum(3), digit_sequences),
+        (Text(3), digit_strips),
+    ],
+)
+def test_batches_of_any_task(coded_images, task, function):
+    import tensorflow as tf
+
+    options = {"batch_size": 5, "seed": 1, "num_sequences": 8, "start": 1}
+    found = list(batches(coded_images, task, **options).as_numpy_iterator())
+    expected = list(function(coded_images, task, **options).as_numpy_iterator())
+    assert len(found) == 1
+    tf.nest.map_structure(np.testing.assert_array_equal, found, expected)
+
+
+def test_batches_of_single_images(coded_images):
+    found, expected = (
+        take(data, 4)
+        for data in (
+            batches(coded_images, Label(), batch_size=16, seed=1, balance=None),
+            labeled_images(coded_images, batch_size=16, seed=1),
+        )
+    )
+    np.testing.assert_array_equal(found[0], expected[0])
+    scored = batches(coded_images, Label(), batch_size=16, seed=1, num_sequences=40)
+    np.testing.assert_array_equal(take(scored, 9)[0], coded_images.images)
 
 
 class TestAugment:
@@ -202,3 +423,21 @@ def test_bad_arguments(coded_images, changes, message):
 def test_a_digit_without_an_image(coded_images):
     with pytest.raises(ValueError, match=r"each digit from 0 to 11; received none of \[10, 11\]"):
         digit_sequences(coded_images, Trend(4, num_digits=12), batch_size=4, seed=0)
+
+
+def test_nothing_to_balance(coded_images):
+    with pytest.raises(ValueError, match=r"Digits\.draw: `balance` must be 0"):
+        digit_sequences(coded_images, Digits(4), batch_size=4, seed=0, balance=0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "labeled_images: `batch_size` must be 1 or more; received 0"),
+        ({"start": -1}, "labeled_images: `start` must be 0 or more; received -1"),
+        ({"augment": True}, "labeled_images: `augment` needs a `seed`; received None"),
+    ],
+)
+def test_bad_arguments_of_single_images(coded_images, changes, message):
+    with pytest.raises(ValueError, match=message):
+        labeled_images(coded_images, **({"batch_size": 4} | changes))

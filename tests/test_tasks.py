@@ -1,4 +1,4 @@
-"""`Trend` against brute force, hand-made examples and chi-square tests."""
+"""The tasks against brute force, hand-made examples and chi-square tests."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from keras_cnnlstm.tasks import Trend
+from keras_cnnlstm.tasks import TASKS, Digits, Label, RunningSum, Text, Trend
 
 EXAMPLES = ["1111", "1234", "4321", "1542", "7138", "2715", "7382"]  # one of each class, in order
 
@@ -131,3 +131,140 @@ def test_bad_digits(digits, message):
 def test_bad_labels(labels, message):
     with pytest.raises(ValueError, match=message):
         Trend(4).sample(3, np.random.default_rng(0), labels=labels)
+
+
+class TestTheOtherTasks:
+    """`Digits`, `RunningSum`, `Label` and `Text`: what is asked at each step, or of one image."""
+
+    @pytest.mark.parametrize(
+        ("task", "dtype", "expected"),
+        [
+            (Digits(3), "int64", [[7, 0, 8], [0, 0, 9]]),
+            (RunningSum(3), "float32", [[[7], [7], [15]], [[0], [0], [9]]]),
+            (Text(3), "int64", [[8, 1, 9], [1, 1, 10]]),
+        ],
+    )
+    def test_targets_by_hand(self, task, dtype, expected):
+        targets = task.targets(np.array([[7, 0, 8], [0, 0, 9]]))
+        assert targets.dtype == dtype
+        np.testing.assert_array_equal(targets, expected)
+
+    def test_the_class_of_one_image(self):
+        assert Label().length == 1
+        np.testing.assert_array_equal(Label().targets(np.array([[7], [0]])), [[7], [0]])
+
+    @pytest.mark.parametrize("length", [1, 3])
+    def test_targets_equal_brute_force(self, length):
+        digits = all_digits(length, 7)
+        sums = [[[sum(d[: t + 1])] for t in range(length)] for d in digits.tolist()]
+        characters = [[int(c) + 1 for c in "".join(map(str, d))] for d in digits.tolist()]
+        np.testing.assert_array_equal(Digits(length, 7).targets(digits), digits)
+        np.testing.assert_array_equal(RunningSum(length, 7).targets(digits), sums)
+        np.testing.assert_array_equal(Text(length, 7).targets(digits), characters)
+
+    @pytest.mark.parametrize(
+        ("task", "num_classes", "class_names"),
+        [
+            (Digits(4, 3), 3, ("0", "1", "2")),
+            (Text(4, 3), 3, ("0", "1", "2")),
+            (Label(num_digits=12), 12, (*"0123456789", "10", "11")),
+            (RunningSum(4, 3), 1, ()),
+        ],
+    )
+    def test_the_names_of_the_answers(self, task, num_classes, class_names):
+        assert task.num_classes == num_classes
+        assert task.class_names == class_names
+
+    def test_all_sequences_are_of_the_longest_length_unless_asked(self):
+        assert Digits(5).min_length == RunningSum(5).min_length == Text(5).min_length == 5
+        assert Trend(5).min_length == 5
+        assert Digits(5, min_length=2).min_length == 2
+
+    @pytest.mark.parametrize("task", [Digits(3), RunningSum(3), Text(3), Label()])
+    def test_each_digit_is_drawn_from_its_own_number(self, task):
+        uniforms = np.random.default_rng(0).random((20_000, task.length + 2))
+        digits = task.draw(uniforms)
+        assert digits.dtype == np.int64
+        np.testing.assert_array_equal(digits, np.floor(uniforms[:, 2:] * 10))
+        assert chisquare(np.bincount(digits.ravel())).pvalue > 1e-3
+
+    def test_extreme_uniform_numbers_stay_inside_the_digits(self):
+        for num_digits in range(2, 101):
+            uniforms = np.array([[0.5, 0.5, 0.0], [0.5, 0.5, 1 - 2.0**-53]])
+            assert Digits(1, num_digits).draw(uniforms).ravel().tolist() == [0, num_digits - 1]
+
+    @pytest.mark.parametrize("task", [Digits(), RunningSum(), Text(), Label()])
+    def test_no_class_of_the_whole_sequence_to_balance(self, task):
+        message = rf"{type(task).__name__}\.draw: `balance` must be 0.*received 0\.5"
+        with pytest.raises(ValueError, match=message):
+            task.draw(np.zeros((2, task.length + 2)), balance=0.5)
+
+    @pytest.mark.parametrize(
+        ("build", "message"),
+        [
+            (lambda: Digits(0), "Digits: `length` must be 1 to 32 steps; received 0"),
+            (lambda: RunningSum(33), "RunningSum: `length` must be 1 to 32 steps; received 33"),
+            (lambda: Text(num_digits=1), "Text: `num_digits` must be 2 to 100; received 1"),
+            (lambda: Digits(num_digits=101), "`num_digits` must be 2 to 100; received 101"),
+            (lambda: Text(4, min_length=0), "`min_length` must be 1 to 4 steps; received 0"),
+            (lambda: Digits(4, min_length=5), "`min_length` must be 1 to 4 steps; received 5"),
+            (lambda: Label(2), "Label: `length` must be 1 to 1 image; received 2"),
+            (lambda: Label(num_digits=1), "Label: `num_digits` must be 2 to 100; received 1"),
+        ],
+    )
+    def test_bad_arguments(self, build, message):
+        with pytest.raises(ValueError, match=message):
+            build()
+
+    @pytest.mark.parametrize("task", [Digits(4), RunningSum(4), Text(4)])
+    @pytest.mark.parametrize(
+        ("digits", "message"),
+        [
+            (np.zeros((3, 5), int), r"shape \(B, 4\); received \(3, 5\)"),
+            (np.zeros((3, 4)), "must be integers; received float64"),
+            (np.full((3, 4), 10), "must be 0 to 9; received 10 to 10"),
+        ],
+    )
+    def test_bad_digits(self, task, digits, message):
+        with pytest.raises(ValueError, match=rf"{type(task).__name__}\.targets: .*{message}"):
+            task.targets(digits)
+
+
+class TestDrawingTrends:
+    def test_a_class_is_drawn_where_the_first_number_is_below_the_balance(self):
+        trend = Trend(3)
+        uniforms = np.random.default_rng(0).random((500, 5))
+        uniforms[:3, 0] = 0.0, 0.3, np.nextafter(0.3, 0)
+        labels = [int(5 * u[1]) if u[0] < 0.3 else 5 for u in uniforms]
+        digits = trend.draw(uniforms, balance=0.3)
+        np.testing.assert_array_equal(digits, trend.digits_for(np.array(labels), uniforms[:, 2:]))
+        drawn = uniforms[:, 0] < 0.3
+        np.testing.assert_array_equal(trend.targets(digits)[drawn], np.array(labels)[drawn])
+
+    def test_without_balance_each_digit_comes_from_its_own_number(self):
+        uniforms = np.random.default_rng(1).random((500, 6))
+        expected = np.floor(10 * uniforms[:, 2:])
+        np.testing.assert_array_equal(Trend(4).draw(uniforms), expected)
+        np.testing.assert_array_equal(Digits(4).draw(uniforms), expected)
+
+
+@pytest.mark.parametrize("name", TASKS)
+class TestEveryTask:
+    def test_the_same_numbers_in_tensorflow(self, name):
+        tnp = pytest.importorskip("tensorflow.experimental.numpy")
+        task = TASKS[name]()
+        uniforms = np.random.default_rng(3).random((200, task.length + 2))
+        balance = 0.5 if name == "trend" else 0.0
+        digits = task.draw(uniforms, balance=balance)
+        in_graph = task.draw(tnp.asarray(uniforms), balance=balance, xp=tnp)
+        np.testing.assert_array_equal(in_graph, digits)
+        targets, expected = task.targets(in_graph, xp=tnp), task.targets(digits)
+        assert targets.dtype.as_numpy_dtype == expected.dtype
+        np.testing.assert_array_equal(targets, expected)
+
+    def test_says_what_the_pipeline_and_the_models_ask(self, name):
+        task = TASKS[name]()
+        assert 1 <= task.min_length <= task.length
+        assert len(task.class_names) in (0, task.num_classes)
+        assert task.num_digits == 10
+        assert type(task).__name__.lower() == name.replace("_", "")
