@@ -17,7 +17,7 @@ _HOMES = {
     "cnn_lstm": "models",
     "digit_sequences": "pipeline",
     "load_digits": "digits",
-    "load_run": "training",
+    "load_run": "runs",
     "train": "training",
 }
 

@@ -8,13 +8,13 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.config import ModelConfig, TrainConfig
 
 _DESCRIPTION = """Classify sequences of images with a CNN that looks at each frame and an LSTM that
 reads the frames in order.
@@ -96,6 +96,21 @@ class Export:
 
 
 @dataclass(frozen=True)
+class ImportTorch(ModelConfig):
+    """Make a run of a model that PyTorch trained; says which weights went where.
+
+    The options describe the architecture, as those of train do. Give LSTM units as PyTorch has
+    them: two layers of 100 are --lstm-units 100 100.
+    """
+
+    file: tyro.conf.Positional[Path]
+    """Weights as safetensors.torch.save_file(model.state_dict(), FILE) writes them."""
+
+    run: tyro.conf.Positional[Path]
+    """Run directory to write; must not exist."""
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """Time the reference model on this machine: against stock Keras, the data, and streaming."""
 
@@ -118,6 +133,7 @@ _Command = (
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Stream, tyro.conf.subcommand("stream")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[ImportTorch, tyro.conf.subcommand("import-torch")]
     | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
 )
 
@@ -156,6 +172,7 @@ def _run(command) -> None:
         Predict: _predict,
         Stream: _stream,
         Export: _export,
+        ImportTorch: _import_torch,
         Benchmark: _benchmark,
     }
     if not isinstance(command, Predict):  # which loads it only if the model needs it
@@ -230,7 +247,7 @@ def _evaluate(command):
     from keras_cnnlstm.digits import load_digits
     from keras_cnnlstm.evaluation import score_digits, summary
     from keras_cnnlstm.objectives import task_for
-    from keras_cnnlstm.training import load_run
+    from keras_cnnlstm.runs import load_run
 
     run = load_run(command.run)
     splits = load_digits(
@@ -325,7 +342,7 @@ def _open(path) -> _Opened:
 
 def _open_run(path) -> _Opened:
     _load_tensorflow()
-    from keras_cnnlstm.training import load_run
+    from keras_cnnlstm.runs import load_run
 
     run = load_run(path)
     takes_lengths = any(tensor.name == "lengths" for tensor in run.model.inputs)
@@ -342,8 +359,8 @@ def _open_run(path) -> _Opened:
 def _stream(command):
     from keras_cnnlstm.answers import as_json, headline
     from keras_cnnlstm.clips import frame_files, load_frames
+    from keras_cnnlstm.runs import load_run
     from keras_cnnlstm.streaming import FrameStream
-    from keras_cnnlstm.training import load_run
 
     run = load_run(command.run)
     live = FrameStream(run.model, run.class_names)
@@ -367,6 +384,16 @@ def _export(command):
     done = export(command.run, command.directory, command.format, version=command.version)
     print(f"written to {done.path}")
     print(json.dumps(done.parity, indent=2))
+
+
+def _import_torch(command):
+    from keras_cnnlstm.training import import_torch
+
+    options = {field.name: getattr(command, field.name) for field in fields(ModelConfig)}
+    config = TrainConfig(**options, precision="float32", run_dir=str(command.run))
+    run, report = import_torch(command.file, config)
+    print(report)
+    print(f"\nwritten to {run.path}\ntry: keras-cnnlstm evaluate {run.path}")
 
 
 def _benchmark(command):

@@ -24,14 +24,9 @@ _TASKS = {
 _LENGTHS = {"running_sum": 8, "label": 1}  # of the longest sequence, where it is not 4
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Train a model on images of digits, and score it on digits it has never seen.
-
-    With no option at all: the reference CNN-LSTM, which tells the trend of four digits, on the
-    real handwriting that comes with scikit-learn. Writes a run directory with the model, its
-    history, its scores and plots.
-    """
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What a model reads and what it is asked: the options that decide its architecture."""
 
     dataset: str = "digits"
     """Images: "digits" (bundled, no network), or a TensorFlow Datasets name such as "mnist"."""
@@ -57,7 +52,7 @@ class TrainConfig:
 
     encoder: Literal["conv_pool", "small_cnn"] = "conv_pool"
     """The CNN that turns a frame into a vector (cnn_lstm and channel_cnn): the reference, or one of
-    half the arithmetic with batch normalisation."""
+    half its arithmetic."""
 
     lstm_units: tuple[int, ...] | None = None
     """Units of each LSTM layer, first to last; by default 128 (cnn_lstm, crnn), 100 100 (scan_lstm)
@@ -77,6 +72,65 @@ class TrainConfig:
 
     dropout: float = 0.0
     """Share of the outputs of each LSTM or hidden layer dropped in training, 0 to below 1."""
+
+    def __post_init__(self):
+        self._check_types()
+        if self.lstm_units is not None:
+            object.__setattr__(self, "lstm_units", tuple(self.lstm_units))
+        self._fill("task", _TASKS[self.model][0])
+        self._fill("length", _LENGTHS.get(self.task, 4))
+        self._fill("min_length", 1 if self.task == "running_sum" else self.length)
+        self._check_ranges()
+        if self.lstm_units is not None and min(self.lstm_units, default=0) < 1:
+            raise ValueError(
+                f"lstm_units: expected one or more positive numbers; received {self.lstm_units}."
+            )
+        self._check_task()
+
+    def _check_types(self):
+        for field in dataclasses.fields(TrainConfig):
+            if hasattr(self, field.name):
+                _check_type(field.name, getattr(self, field.name), field.type)
+
+    def _check_ranges(self):
+        for name, low, high in _RANGES:
+            value = getattr(self, name, None)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name}: expected {low:g} to {high:g}; received {value}.")
+
+    def _fill(self, name, default):
+        """Gives an option that was left open its default."""
+        if getattr(self, name) is None:
+            object.__setattr__(self, name, default)
+
+    def _check_task(self):
+        if self.task not in _TASKS[self.model]:
+            raise ValueError(
+                f"task: expected {' or '.join(_TASKS[self.model])} with model {self.model}; "
+                f"received {self.task!r}."
+            )
+        low, high = {"trend": (2, 32), "label": (1, 1)}.get(self.task, (1, 32))
+        if not low <= self.length <= high:
+            raise ValueError(
+                f"length: expected {low} to {high} for the task {self.task}; received "
+                f"{self.length}."
+            )
+        low = self.length if self.task in ("trend", "label") else 1
+        if not low <= self.min_length <= self.length:
+            raise ValueError(
+                f"min_length: expected {low} to {self.length} for the task {self.task}; received "
+                f"{self.min_length}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(ModelConfig):
+    """Train a model on images of digits, and score it on digits it has never seen.
+
+    With no option at all: the reference CNN-LSTM, which tells the trend of four digits, on the
+    real handwriting that comes with scikit-learn. Writes a run directory with the model, its
+    history, its scores and plots.
+    """
 
     batch_size: int = 64
     """Sequences in a training batch; with several devices, all of them together."""
@@ -126,49 +180,9 @@ class TrainConfig:
     """Also write TensorBoard logs into the run directory (needs the extra "tensorboard")."""
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            _check_type(field.name, getattr(self, field.name), field.type)
-        if self.lstm_units is not None:
-            object.__setattr__(self, "lstm_units", tuple(self.lstm_units))
-        for name, default in self._defaults():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default())
-        for name, low, high in _RANGES:
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"{name}: expected {low:g} to {high:g}; received {value}.")
-        if self.lstm_units is not None and min(self.lstm_units, default=0) < 1:
-            raise ValueError(
-                f"lstm_units: expected one or more positive numbers; received {self.lstm_units}."
-            )
-        self._check_task()
-
-    def _defaults(self):
-        """What the options that are left open become, one after the other."""
-        yield "epochs", lambda: _EPOCHS_BUNDLED if self.dataset == "digits" else _EPOCHS_OTHERS
-        yield "task", lambda: _TASKS[self.model][0]
-        yield "length", lambda: _LENGTHS.get(self.task, 4)
-        yield "min_length", lambda: 1 if self.task == "running_sum" else self.length
-        yield "balance", lambda: 0.5 if self.task == "trend" else 0.0
-
-    def _check_task(self):
-        if self.task not in _TASKS[self.model]:
-            raise ValueError(
-                f"task: expected {' or '.join(_TASKS[self.model])} with model {self.model}; "
-                f"received {self.task!r}."
-            )
-        low, high = {"trend": (2, 32), "label": (1, 1)}.get(self.task, (1, 32))
-        if not low <= self.length <= high:
-            raise ValueError(
-                f"length: expected {low} to {high} for the task {self.task}; received "
-                f"{self.length}."
-            )
-        low = self.length if self.task in ("trend", "label") else 1
-        if not low <= self.min_length <= self.length:
-            raise ValueError(
-                f"min_length: expected {low} to {self.length} for the task {self.task}; received "
-                f"{self.min_length}."
-            )
+        super().__post_init__()
+        self._fill("epochs", _EPOCHS_BUNDLED if self.dataset == "digits" else _EPOCHS_OTHERS)
+        self._fill("balance", 0.5 if self.task == "trend" else 0.0)
         if self.balance and self.task != "trend":
             raise ValueError(
                 f"balance: expected 0 for the task {self.task}, whose sequences have no class to "

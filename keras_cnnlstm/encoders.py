@@ -39,29 +39,21 @@ def conv_pool_maps(filters: Sequence[int] = (32, 64), kernel_size: int = 3) -> l
 
 
 def small_cnn(filters: Sequence[int] = (16, 32, 64), kernel_size: int = 3) -> keras.Sequential:
-    """A small encoder with batch normalisation: Conv-MaxPool-BatchNorm-ReLU, then Flatten.
+    """Three narrow stages in place of the reference's two: Conv-ReLU-MaxPool each, then Flatten.
 
-    Half the arithmetic of `conv_pool` and a quarter of the model's parameters, and it learns from
-    fewer examples. The pooling comes before the normalisation, which then has a quarter of the
-    numbers to go through.
+    With the defaults half the multiplications of `conv_pool`, and a quarter of the parameters
+    of a whole `cnn_lstm`, since 576 numbers reach the LSTM in place of 3,136.
 
     Args:
-        filters: output channels of each convolution ("same" padding), each followed by a
-            max-pooling of 2, batch normalisation and ReLU.
+        filters: output channels of each convolution ("same" padding, ReLU), each followed by a
+            max-pooling of 2.
         kernel_size: side of the convolutions in pixels.
 
     Returns:
         An unbuilt `keras.Sequential`; frames of (28, 28, 1) become vectors of 576 numbers.
     """
-    stack = []
-    for i, channels in enumerate(filters, start=1):
-        stack += [
-            layers.Conv2D(channels, kernel_size, padding="same", use_bias=False, name=f"conv{i}"),
-            layers.MaxPooling2D(2, name=f"pool{i}"),
-            layers.BatchNormalization(name=f"norm{i}"),
-            layers.ReLU(name=f"relu{i}"),
-        ]
-    return keras.Sequential([*stack, layers.Flatten(name="flatten")], name="small_cnn")
+    maps = conv_pool_maps(filters, kernel_size)
+    return keras.Sequential([*maps, layers.Flatten(name="flatten")], name="small_cnn")
 
 
 ENCODERS: dict[str, Callable[..., keras.Layer]] = {

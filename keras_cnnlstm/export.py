@@ -24,7 +24,7 @@ import keras
 from keras_cnnlstm import endpoints
 from keras_cnnlstm.artefacts import is_version, required
 from keras_cnnlstm.converters import WRITERS, Source, write_json
-from keras_cnnlstm.training import Run, load_run
+from keras_cnnlstm.runs import Run, load_run
 
 Format = Literal["saved_model", "litert", "onnx"]
 
@@ -78,7 +78,7 @@ def export(
 
     Args:
         model_or_run: a model with the input `frames` uint8 `(B, T, ...)` and perhaps `lengths`;
-            or a `training.Run`, or the path of a run directory.
+            or a `runs.Run`, or the path of a run directory.
         path: directory to write to, made if need be. For a SavedModel the directory over its
             versions; for the other formats it must be new or empty.
         format: "saved_model", "litert" or "onnx".

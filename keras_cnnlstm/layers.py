@@ -96,8 +96,10 @@ class LSTM(keras.layers.LSTM):
     one product, which a processor finishes sooner than T small ones, and so for its gradients:
     of the reference model's train step it took 2 % in float32 and 7 % in mixed_bfloat16, against
     the stock layer unrolled (2 cores with avx512_bf16, T = 4, B = 64; medians, interleaved).
-    Weights, configuration and answers are those of the stock layer; masked steps, dropout and
-    rolled loops (cuDNN among them) are left to it.
+    Weights, configuration and answers are those of the stock layer; dropout and rolled loops
+    (cuDNN among them) are left to it. One answer is not: unrolled, backwards and with a mask, as
+    in `Bidirectional`, the stock layer of Keras 3.15.1 on TensorFlow returns zeros in place of the
+    first steps' outputs, and keeps those of the padding.
 
     Example:
 
@@ -106,26 +108,36 @@ class LSTM(keras.layers.LSTM):
     """
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        dropped = training and (self.dropout or self.recurrent_dropout)
-        if not self.unroll or dropped or any(m is not None for m in keras.tree.flatten(mask)):
+        if not self.unroll or (training and (self.dropout or self.recurrent_dropout)):
             return super().inner_loop(sequences, initial_state, mask, training)
-        cell = self.cell
+        mask = mask[0] if keras.tree.is_nested(mask) else mask
         if self.go_backwards:
             sequences = ops.flip(sequences, axis=1)
-        projected = ops.matmul(_fold(sequences), cell.kernel)  # (B*T, 4*units)
-        if cell.use_bias:
-            projected = ops.add(projected, cell.bias)
+            mask = None if mask is None else ops.flip(mask, axis=1)
+        projected = ops.matmul(_fold(sequences), self.cell.kernel)  # (B*T, 4*units)
+        if self.cell.use_bias:
+            projected = ops.add(projected, self.cell.bias)
         projected = _unfold(projected, sequences)  # (B, T, 4*units)
-        h, c = initial_state
-        outputs = []
+        state, outputs = initial_state, []
         # Unstacked at once: the gradient of T slices would be T arrays of the whole size.
-        for x in ops.unstack(projected, sequences.shape[1], axis=1):  # (B, 4*units)
-            z = ops.add(x, ops.matmul(h, cell.recurrent_kernel))
-            i, f, g, o = ops.split(z, 4, axis=1)  # each (B, units)
-            c = cell.recurrent_activation(f) * c + cell.recurrent_activation(i) * cell.activation(g)
-            h = cell.recurrent_activation(o) * cell.activation(c)
-            outputs.append(h)
-        return h, ops.stack(outputs if self.return_sequences else [h], axis=1), [h, c]
+        for t, x in enumerate(ops.unstack(projected, sequences.shape[1], axis=1)):
+            output, state = self._step(x, state, None if mask is None else mask[:, t, None])
+            outputs.append(output)
+        return output, ops.stack(outputs if self.return_sequences else [output], axis=1), state
+
+    def _step(self, x, state, counts):
+        """The output and the state after a step, from its projected inputs `(B, 4*units)`.
+
+        `counts` is boolean `(B, 1)`, `False` where the step is padding, or `None` if none is.
+        """
+        cell, (h, c) = self.cell, state
+        i, f, g, o = ops.split(ops.add(x, ops.matmul(h, cell.recurrent_kernel)), 4, axis=1)
+        c = cell.recurrent_activation(f) * c + cell.recurrent_activation(i) * cell.activation(g)
+        h = cell.recurrent_activation(o) * cell.activation(c)  # (B, units)
+        if counts is None:
+            return h, [h, c]
+        state = [ops.where(counts, new, old) for new, old in zip((h, c), state, strict=True)]
+        return ops.where(counts, h, 0) if self.zero_output_for_mask else state[0], state
 
 
 @keras.saving.register_keras_serializable(package="keras_cnnlstm")

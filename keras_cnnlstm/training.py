@@ -1,19 +1,8 @@
 """A training run: from one `TrainConfig` to a directory with model, history, scores and plots.
 
-    RUN/config.json          the options, defaults filled in
-    RUN/model.keras          the model at its best validation score, without optimizer
-    RUN/checkpoints/last.keras   the model and its optimizer after the last epoch
-    RUN/history.csv          loss and metric of training and validation, a line an epoch
-    RUN/history.png          the same as curves
-    RUN/metrics.json         test scores, training time, software and precision
-    RUN/confusion.png        the natural test sequences: truth against answer (classes)
-    RUN/by_length.png        their error by the length of the sequence (running sum)
-    RUN/example/1.png ...    one test sequence, frame by frame, or image, to try `predict` on
-
-Each file is written under a temporary name and then renamed, so none is ever half there.
+`runs` says what lies in the directory.
 """
 
-import contextlib
 import csv
 import json
 import math
@@ -21,15 +10,11 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from keras_cnnlstm import evaluation, plots
 from keras_cnnlstm.artefacts import required
@@ -44,37 +29,21 @@ from keras_cnnlstm.objectives import (
     task_for,
 )
 from keras_cnnlstm.pipeline import batches
+from keras_cnnlstm.runs import (
+    Run,
+    load_model,
+    new_run_dir,
+    replacing,
+    save_model,
+    write_example,
+    write_text,
+)
 from keras_cnnlstm.runtime import Runtime
-from keras_cnnlstm.tasks import Digits, Label, Trend
+from keras_cnnlstm.state_dicts import read_state_dict
+from keras_cnnlstm.tasks import Label
+from keras_cnnlstm.torch_weights import Report, load_torch
 
 _VALIDATION_SEED = -1  # negative, so that no training run draws the same sequences
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained model with what belongs to it, as `train` returns and `load_run` reads it.
-
-    Attributes:
-        path: the run directory.
-        config: the options it was trained with.
-        model: the model at its best validation score.
-        metrics: what `metrics.json` says; empty if the training did not come to its end.
-    """
-
-    path: Path
-    config: TrainConfig
-    model: keras.Model
-    metrics: dict[str, Any]
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the model's outputs; none for numbers."""
-        task, answers = self.config.task, self.model.output_shape[-1]
-        if task == "trend":
-            return Trend((answers + 1) // 2).class_names
-        if task == "running_sum":
-            return ()
-        return Digits(num_digits=answers - 1 if task == "text" else answers).class_names
 
 
 def train(config: TrainConfig) -> Run:
@@ -99,8 +68,7 @@ def train(config: TrainConfig) -> Run:
         required("tensorboard", extra="tensorboard")
     splits = load_digits(config.dataset, config.data_dir)
     task = task_for(config, splits.train)
-    path = _new_run_dir(config)
-    _write_text(path / "config.json", config.to_json())
+    path = new_run_dir(config)
     print(f"data      {config.dataset}: {_sizes(splits)}")
     print(f"runtime   {runtime.describe()}")
     print(f"run       {path}", flush=True)
@@ -112,7 +80,7 @@ def train(config: TrainConfig) -> Run:
         compile_model(model, config, objective)
         history, seconds = _fit(model, config, splits, task, objective, path)
 
-    best = _load_model(path / "model.keras")  # what is scored is what was saved
+    best = load_model(path / "model.keras")  # what is scored is what was saved
     metrics = {
         "test": evaluation.score_digits(
             best, splits.test, task, num_sequences=config.test_sequences
@@ -120,60 +88,39 @@ def train(config: TrainConfig) -> Run:
         "training": _training_facts(config, objective, history, seconds),
         "machine": _machine_facts(runtime),
     }
-    _write_text(path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_text(path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     _write_plots(path, history, objective, metrics["test"]["natural"], task)
-    _write_example(path / "example", splits.test, task)
+    write_example(path / "example", splits.test, task)
     return Run(path, config, best, metrics)
 
 
-def load_run(path: str | Path) -> Run:
-    """Reads a run directory that `train` wrote.
+def import_torch(file: str | Path, config: TrainConfig) -> tuple[Run, Report]:
+    """Makes a run of a model that PyTorch trained, ready to evaluate, predict, stream and export.
 
     Args:
-        path: the directory.
+        file: the model's `state_dict` as `.safetensors`.
+        config: the architecture that the weights belong to. It must scale images as the PyTorch
+            model was fed them: to [0, 1], or to [-1, 1] in `scan_lstm` and `renet`.
 
     Returns:
-        The run, its model ready to predict.
+        The run without scores, and what went where.
 
     Raises:
-        FileNotFoundError: if there is no such directory, or a file of it is missing.
-        ValueError: if a file of it cannot be read.
+        ValueError: if the file cannot be read, or its weights do not fit the model.
+        FileNotFoundError: if there is no such file.
+        FileExistsError: if the run directory exists.
+        ConnectionError: if the data set, which says how large images are, cannot be had.
     """
-    path = Path(path)
-    for name in ("config.json", "model.keras"):
-        if not (path / name).is_file():
-            found = "it has no" if path.is_dir() else "there is no such directory, hence no"
-            raise FileNotFoundError(
-                f"{path}: expected a run directory, as keras-cnnlstm train writes it; "
-                f"{found} {name}."
-            )
-    config = TrainConfig.from_json(_read_text(path / "config.json"))
-    return Run(
-        path, config, _load_model(path / "model.keras"), _load_metrics(path / "metrics.json")
-    )
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to `path` when the block ends without an error."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _new_run_dir(config: TrainConfig) -> Path:
-    path = Path(config.run_dir) if config.run_dir else config.default_run_dir
-    try:
-        (path / "checkpoints").mkdir(parents=True)
-    except FileExistsError as error:
-        raise FileExistsError(
-            f"run_dir: expected a path that does not exist; {path} does. Give another one, or "
-            "remove it."
-        ) from error
-    return path
+    state_dict = read_state_dict(file)
+    splits = load_digits(config.dataset, config.data_dir)
+    task = task_for(config, splits.train)
+    with Runtime("float32", "one-device").scope():
+        model = build_model(config, task, splits.train.image_shape)
+    report = load_torch(model, state_dict)
+    path = new_run_dir(config)
+    save_model(model, path / "model.keras")
+    write_example(path / "example", splits.test, task)
+    return Run(path, config, model, {}), report
 
 
 def _fit(model, config, splits: DigitSplits, task, objective: Objective, path: Path):
@@ -242,37 +189,12 @@ class _RunWriter(keras.callbacks.Callback):
             writer = csv.DictWriter(stream, row.keys())
             writer.writeheader()
             writer.writerows(self.history)
-        _save(self.model, self.path / "checkpoints" / "last.keras")
+        save_model(self.model, self.path / "checkpoints" / "last.keras")
         if self.objective.better(row[self.metric], self.best):
             self.best = row[self.metric]
             # A second model of the same layers has no optimizer: a third of the file's size.
             bare = keras.Model(self.model.inputs, self.model.outputs, name=self.model.name)
-            _save(bare, self.path / "model.keras")
-
-
-def _save(model: keras.Model, path: Path) -> None:
-    with replacing(path) as temporary:
-        model.save(temporary)
-
-
-def _load_model(path: Path) -> keras.Model:
-    try:
-        return keras.models.load_model(path, safe_mode=True, compile=False)
-    except Exception as error:  # a damaged file can fail anywhere in the reading of it
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise ValueError(
-            f"{path}: expected a model in Keras' format; {type(error).__name__}: {reason} Is the "
-            "file whole, and written by this package?"
-        ) from error
-
-
-def _load_metrics(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(_read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON; {error}.") from error
+            save_model(bare, self.path / "model.keras")
 
 
 def _training_facts(config, objective, history, seconds):
@@ -310,34 +232,6 @@ def _write_plots(path, history, objective, scores, task):
     for name, figure in figures.items():
         with replacing(path / name) as temporary:
             plots.save_figure(figure, temporary)
-
-
-def _write_example(path, images, task):
-    path.mkdir()
-    balance = 1.0 if isinstance(task, Trend) else 0.0
-    data = batches(images, task, batch_size=1, seed=0, balance=balance, num_sequences=1)
-    for frames, *_ in data.take(1):
-        if isinstance(frames, dict):  # of unequal length
-            frames = frames["frames"][:, : int(frames["lengths"][0])]
-        frames = np.asarray(frames)[0]  # (T, H, W, C), or one image (H, W, C)
-        frames = frames if frames.ndim == 4 else frames[None]
-        for t, frame in enumerate(frames, start=1):
-            with replacing(path / f"{t:0{len(str(task.length))}}.png") as temporary:
-                Image.fromarray(frame.squeeze(-1) if frame.shape[-1] == 1 else frame).save(
-                    temporary
-                )
-
-
-def _write_text(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8 text; {error}.") from error
 
 
 def _sizes(splits: DigitSplits) -> str:

@@ -12,7 +12,7 @@ RANKS = {
     "pipeline": 1, "encoders": 1, "blocks": 1, "torch_weights": 1,
     "scanners": 2,
     "models": 3, "endpoints": 3,
-    "parity": 4, "evaluation": 4, "streaming": 4, "objectives": 4,
+    "runs": 4, "parity": 4, "evaluation": 4, "streaming": 4, "objectives": 4,
     "training": 5, "converters": 5,
     "export": 6, "benchmark": 6,
     "cli": 7,

@@ -11,7 +11,7 @@ import pytest
 
 from keras_cnnlstm import cli
 from keras_cnnlstm.export import Format
-from keras_cnnlstm.training import load_run
+from keras_cnnlstm.runs import load_run
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +166,97 @@ def test_benchmark_prints_a_table(capsys):
     assert all(row.keys() == {"name", "seconds", "remark"} for row in rows)
 
 
+UNUSUAL = {
+    "digits": "--task digits --length 3",
+    "running_sum": "--task running_sum --length 3",
+    "label": "--model scan_lstm --scan-size 4 --lstm-units 4",
+    "text": "--model crnn --length 2",
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A hardly trained run of each task."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, options in UNUSUAL.items():
+        short = "--epochs 1 --steps-per-epoch 1 --validation-sequences 8 --test-sequences 10"
+        assert cli.main(f"train {options} {short} --run-dir {folder / name}".split()) == 0
+    return folder
+
+
+@pytest.mark.parametrize("task", UNUSUAL)
+def test_predict_answers_every_task_by_run_and_by_export(runs, task, capsys, tmp_path):
+    run, exported = runs / task, tmp_path / "exported"
+    files = [str(f) for f in sorted((run / "example").glob("*.png"))]
+    assert cli.main(["export", str(run), str(exported)]) == 0
+    answers = []
+    for model in (run, exported):
+        capsys.readouterr()
+        assert cli.main(["predict", str(model), *files, "--json"]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+        assert cli.main(["predict", str(model), *files]) == 0
+        lines = capsys.readouterr().out.splitlines()
+    by_run, by_export = answers
+    assert by_run.keys() == by_export.keys()
+    if task == "text":
+        assert by_run == by_export
+        assert set(by_run["text"]) <= set("0123456789")
+    if task in ("digits", "running_sum"):
+        assert len(lines) == len(by_run["steps"]) == len(files)  # no answers for padding
+        assert lines[0].startswith("step 1: ")
+    if task == "label":
+        assert len(lines) == 11
+        assert by_run["label"] == by_export["label"]
+
+
+def test_numbers_of_files_that_do_not_fit(fails, runs):
+    example = next((runs / "label" / "example").iterdir())
+    assert "expected 1 image files, one for each frame; received 2" in fails(
+        "predict", runs / "label", example, example
+    )
+    assert "expected 1 to 3 image files, one for each frame; received 4" in fails(
+        "predict", runs / "running_sum", *[example] * 4
+    )
+
+
+def test_a_stream_of_sums(runs, capsys):
+    run = runs / "running_sum"
+    assert cli.main(["stream", str(run), str(run / "example"), "--json"]) == 0
+    streamed = [json.loads(line)["values"] for line in capsys.readouterr().out.splitlines()]
+    files = [str(f) for f in sorted((run / "example").glob("*.png"))]
+    assert cli.main(["predict", str(run), *files, "--json"]) == 0
+    whole = [step["values"] for step in json.loads(capsys.readouterr().out)["steps"]]
+    np.testing.assert_allclose(streamed, whole, rtol=0, atol=0.05)
+
+
+def test_import_torch_makes_a_run(trained, capsys, tmp_path):
+    pytest.importorskip("safetensors")
+    from keras_cnnlstm.state_dicts import write_state_dict
+    from keras_cnnlstm.torch_weights import to_torch
+
+    model = load_run(trained[0]).model
+    write_state_dict(tmp_path / "model.safetensors", to_torch(model))
+    target = tmp_path / "imported"
+    assert cli.main(["import-torch", str(tmp_path / "model.safetensors"), str(target)]) == 0
+    out = capsys.readouterr().out
+    for text in ("lstm1.weight_ih_l0", "conv1.weight", f"keras-cnnlstm evaluate {target}"):
+        assert text in out
+    run = load_run(target)
+    assert (run.metrics, run.config.precision) == ({}, "float32")
+    for a, b in zip(run.model.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert cli.main(["evaluate", str(target), "--num-sequences", "20"]) == 0
+
+
+def test_weights_that_cannot_be_imported(fails, tmp_path):
+    pytest.importorskip("safetensors")
+    (tmp_path / "model.pt").write_bytes(b"")
+    assert "safetensors" in fails("import-torch", tmp_path / "model.pt", tmp_path / "run")
+    (tmp_path / "model.safetensors").write_bytes(b"no")
+    fails("import-torch", tmp_path / "model.safetensors", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_is_no_run(fails, tmp_path):
     assert "expected a run directory" in fails("predict", tmp_path, "a", "b", "c", "d")
     assert "expected a run directory" in fails("evaluate", tmp_path / "none")
@@ -242,7 +333,21 @@ def test_debugging_shows_the_traceback(monkeypatch, capsys, tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    [[], *([name] for name in ("train", "evaluate", "predict", "stream", "export", "benchmark"))],
+    [
+        [],
+        *(
+            [name]
+            for name in (
+                "train",
+                "evaluate",
+                "predict",
+                "stream",
+                "export",
+                "import-torch",
+                "benchmark",
+            )
+        ),
+    ],
 )
 def test_help_teaches_without_loading_tensorflow(command):
     done = run_alone(*command, "--help")

@@ -23,6 +23,43 @@ def test_epochs_follow_the_data_set_unless_given():
     assert TrainConfig(epochs=3, steps_per_epoch=7).num_steps == 21
 
 
+def test_the_task_follows_the_model_and_the_lengths_follow_the_task():
+    def told(**options):
+        config = TrainConfig(**options)
+        return config.task, config.length, config.min_length, config.balance
+
+    assert told() == ("trend", 4, 4, 0.5)
+    assert told(task="digits") == ("digits", 4, 4, 0.0)
+    assert told(task="digits", length=6, min_length=2) == ("digits", 6, 2, 0.0)
+    assert told(task="running_sum") == ("running_sum", 8, 1, 0.0)
+    assert told(task="running_sum", length=3) == ("running_sum", 3, 1, 0.0)
+    assert told(model="scan_lstm") == told(model="renet") == ("label", 1, 1, 0.0)
+    assert told(model="crnn", length=5) == ("text", 5, 5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "text"}, "task: expected trend or digits or running_sum with model cnn_lstm"),
+        ({"model": "flat_mlp", "task": "digits"}, "task: expected trend with model flat_mlp"),
+        ({"model": "renet", "task": "trend"}, "task: expected label with model renet; received"),
+        ({"model": "renet", "length": 2}, "length: expected 1 to 1 for the task label; received 2"),
+        ({"min_length": 2}, "min_length: expected 4 to 4 for the task trend; received 2"),
+        ({"task": "digits", "min_length": 5}, "min_length: expected 1 to 4 for the task digits"),
+        ({"task": "digits", "balance": 0.5}, "balance: expected 0 for the task digits"),
+    ],
+)
+def test_options_that_do_not_fit_the_task(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**options)
+
+
+def test_the_run_dir_names_an_unusual_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert TrainConfig(task="digits").default_run_dir == Path("runs/digits-cnn_lstm-digits")
+    assert TrainConfig(model="crnn").default_run_dir == Path("runs/digits-crnn")
+
+
 def test_default_run_dir_takes_the_first_free_number(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = TrainConfig(dataset="emnist/digits")
@@ -37,7 +74,7 @@ def test_default_run_dir_takes_the_first_free_number(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("length", 1, "length: expected 2 to 32; received 1"),
+        ("length", 1, "length: expected 2 to 32 for the task trend; received 1"),
         ("batch_size", 0, r"batch_size: expected 1 to 1e\+06; received 0"),
         ("epochs", 0, r"epochs: expected 1 to 1e\+06; received 0"),
         ("steps_per_epoch", 0, "steps_per_epoch: expected 1 to"),
@@ -48,13 +85,13 @@ def test_default_run_dir_takes_the_first_free_number(tmp_path, monkeypatch):
         ("seed", -1, "seed: expected 0 to"),
         ("lstm_units", (), r"lstm_units: expected one or more positive numbers; received \(\)"),
         ("lstm_units", (8, 0), r"received \(8, 0\)"),
-        ("lstm_units", 8, r"lstm_units: expected tuple\[int, \.\.\.\]; received 8"),
+        ("lstm_units", 8, r"lstm_units: expected tuple\[int, \.\.\.\] or None; received 8"),
         ("model", "resnet", "model: expected one of 'cnn_lstm', 'flat_mlp', .*; received 'resnet'"),
-        ("length", 4.5, "length: expected int; received 4.5"),
-        ("length", True, "length: expected int; received True"),
-        ("balance", "half", "balance: expected float; received 'half'"),
+        ("length", 4.5, "length: expected int or None; received 4.5"),
+        ("length", True, "length: expected int or None; received True"),
+        ("balance", "half", "balance: expected float or None; received 'half'"),
         ("augment", 1, "augment: expected bool; received 1"),
-        ("data_dir", 7, r"data_dir: expected str \| None; received 7"),
+        ("data_dir", 7, r"data_dir: expected str or None; received 7"),
     ],
 )
 def test_bad_options(name, value, message):
@@ -69,7 +106,7 @@ def test_bad_options(name, value, message):
         ("[" * 100_000, "config: expected a JSON object"),
         ("[1]", "expected a JSON object; received list"),
         ('{"epoch": 3}', r"expected options of TrainConfig; received \['epoch'\] too"),
-        ('{"epochs": "3"}', r"epochs: expected int \| None; received '3'"),
+        ('{"epochs": "3"}', r"epochs: expected int or None; received '3'"),
     ],
 )
 def test_bad_json(text, message):
@@ -91,9 +128,11 @@ def test_choices_are_those_of_the_models():
     from keras_cnnlstm.encoders import ENCODERS
     from keras_cnnlstm.models import MODELS
     from keras_cnnlstm.runtime import Precision, Strategy
+    from keras_cnnlstm.tasks import TASKS
 
     choices = {f.name: get_args(f.type) for f in dataclasses.fields(TrainConfig)}
     assert set(choices["model"]) == set(MODELS)
+    assert set(get_args(choices["task"][0])) == set(TASKS)
     assert set(choices["encoder"]) == set(ENCODERS)
     assert choices["precision"] == get_args(Precision)
     assert choices["strategy"] == get_args(Strategy)

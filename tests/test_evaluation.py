@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_cnnlstm import evaluation
-from keras_cnnlstm.evaluation import evaluate, score_digits, scores, summary
-from keras_cnnlstm.tasks import Trend
+from keras_cnnlstm import plots
+from keras_cnnlstm.evaluation import (
+    evaluate,
+    number_scores,
+    score_digits,
+    scores,
+    step_scores,
+    summary,
+    text_scores,
+)
+from keras_cnnlstm.tasks import Digits, Label, RunningSum, Text, Trend
 
 NAMES = ["a", "b", "c"]
 TARGETS = np.array([0, 0, 0, 0, 1, 1])  # c never occurs
@@ -84,6 +92,86 @@ def test_a_model_that_knows_the_rule_scores_100_percent(coded_images):
     assert result["natural"]["classes"]["constant"]["count"] < 10
 
 
+class Reader(keras.Model):
+    """Reads the digit behind each of `coded_images`, and knows what every task asks."""
+
+    def __init__(self, task):
+        super().__init__()
+        self.task = task
+
+    def call(self, inputs):
+        frames = inputs["frames"] if isinstance(inputs, dict) else inputs
+        if isinstance(self.task, Text):  # a strip: each digit is 5 pixels wide
+            digits = tf.cast(frames[:, 0, ::5, 0], tf.int64) // 20
+            steps = tf.stack([digits + 1, tf.zeros_like(digits)], axis=2)  # a blank after each
+            return tf.one_hot(tf.reshape(steps, (-1, 2 * self.task.length)), 11)
+        if isinstance(self.task, Label):
+            return tf.one_hot(tf.cast(frames[:, 0, 0, 0], tf.int64) // 20, 10)
+        digits = tf.cast(frames[:, :, 0, 0, 0], tf.int64) // 20
+        if isinstance(self.task, RunningSum):
+            return tf.cast(tf.cumsum(digits, axis=1), tf.float32)[..., None]
+        return tf.one_hot(digits, 10)
+
+
+@pytest.mark.parametrize(
+    ("task", "best"),
+    [
+        (Digits(4), {"accuracy": 1.0, "sequence_accuracy": 1.0, "num_steps": 2800}),
+        (Digits(4, min_length=1), {"accuracy": 1.0, "sequence_accuracy": 1.0}),
+        (RunningSum(5, min_length=1), {"rmse": 0.0, "rounded_accuracy": 1.0, "rmse_all_steps": 0}),
+        (Label(), {"accuracy": 1.0, "num_sequences": 55}),
+        (Text(4), {"accuracy": 1.0, "character_accuracy": 1.0}),
+    ],
+)
+def test_a_model_that_knows_the_answers_scores_100_percent(coded_images, task, best):
+    result = score_digits(Reader(task), coded_images, task, num_sequences=700)["natural"]
+    assert {name: result[name] for name in best} == best
+    json.dumps(result, allow_nan=False)
+    assert "num_sequences" in best or result["num_sequences"] == 700
+    if isinstance(task, RunningSum):
+        assert list(result["rmse_by_length"]) == ["1", "2", "3", "4", "5"]
+
+
+def test_steps_by_hand():
+    targets = np.array([[0, 1, 0], [1, 1, 0]])
+    answers = np.array([[0, 1, 1], [1, 0, 0]])
+    counts = np.array([[True, True, False], [True, True, True]])
+    result = step_scores(targets, np.eye(2)[answers], counts, ["a", "b"])
+    assert (result["num_steps"], result["num_sequences"]) == (5, 2)
+    assert result["accuracy"] == pytest.approx(4 / 5)
+    assert result["sequence_accuracy"] == 1 / 2  # the mistake in the padding does not count
+    assert result["classes"]["b"] == {"recall": pytest.approx(2 / 3), "precision": 1.0, "count": 3}
+    text = summary(result)
+    assert text.startswith("accuracy 80.00% of 5 steps (95 % interval")
+    assert "all steps right in 50.00% of 2 sequences" in text
+
+
+def test_numbers_by_hand():
+    targets, values = np.array([[1.0, 3, 0], [2, 4, 9]]), np.array([[1.0, 3.4, 99], [2, 4, 8]])
+    counts = np.array([[True, True, False], [True, True, True]])
+    result = number_scores(targets, values, counts)
+    assert result["rmse"] == pytest.approx(np.sqrt((0.4**2 + 1) / 2))
+    assert result["mean_absolute_error"] == pytest.approx(0.7)
+    assert result["rounded_accuracy"] == 1 / 2
+    assert result["rmse_by_length"] == {"2": pytest.approx(0.4), "3": pytest.approx(1.0)}
+    assert result["rmse_all_steps"] == pytest.approx(np.sqrt((0.4**2 + 1) / 5))
+    margin = 1.96 * np.std([0.16, 1]) / np.sqrt(2)
+    assert result["rmse_95"] == pytest.approx([0, np.sqrt(0.58 + margin)], abs=1e-6)
+    text = summary(result)
+    assert text.startswith("root-mean-square error of the last step 0.762 over 2 sequences")
+    assert "length  3  1.000" in text
+
+
+def test_texts_by_hand():
+    targets = np.array([[1, 2, 3, 4], [5, 6, -1, -1], [7, 7, 7, -1]])
+    read = np.array([[1, 2, 3, 4, -1], [5, 1, 6, -1, -1], [-1, -1, -1, -1, -1]])
+    result = text_scores(targets, read)  # right; one inserted; three missing
+    assert result["accuracy"] == pytest.approx(1 / 3)
+    assert result["character_accuracy"] == pytest.approx(1 - 4 / 9)
+    assert "33.33% of 3 sequences" in summary(result)
+    assert "55.56% of characters" in summary(result)
+
+
 def test_answers_and_targets_stay_together_over_unequal_batches():
     class Echo(keras.Model):
         def call(self, x):
@@ -97,12 +185,14 @@ def test_answers_and_targets_stay_together_over_unequal_batches():
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: evaluation.plot_history(
+        lambda: plots.plot_history(
             [{"loss": 1.0, "val_loss": 0.9, "accuracy": 0.4, "val_accuracy": 0.5}] * 3
         ),
-        lambda: evaluation.plot_confusion([[3, 1], [0, 0]], ["no", "yes"]),
-        lambda: evaluation.plot_sequence(np.zeros((4, 8, 8, 1), np.uint8)),
-        lambda: evaluation.plot_sequence(
+        lambda: plots.plot_history([{"loss": 1.0, "val_loss": 0.9, "val_rmse": 0.5}] * 3, "rmse"),
+        lambda: plots.plot_by_length({"1": 0.1, "2": 0.4}, "error"),
+        lambda: plots.plot_confusion([[3, 1], [0, 0]], ["no", "yes"]),
+        lambda: plots.plot_sequence(np.zeros((4, 8, 8, 1), np.uint8)),
+        lambda: plots.plot_sequence(
             np.zeros((4, 8, 8, 3), np.uint8), np.array([0.2, 0.8]), ["no", "yes"], title="title"
         ),
     ],
@@ -111,7 +201,7 @@ def test_plots_are_written_as_pictures(draw, tmp_path):
     from PIL import Image
 
     path = tmp_path / "plot.png"
-    evaluation.save_figure(draw(), path)
+    plots.save_figure(draw(), path)
     with Image.open(path) as image:
         assert min(image.size) > 150
         assert np.asarray(image.convert("L")).std() > 5

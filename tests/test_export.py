@@ -12,14 +12,15 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from keras_cnnlstm import __version__, artefacts, converters, endpoints, parity, training
+from keras_cnnlstm import __version__, artefacts, converters, endpoints, parity, runs
+from keras_cnnlstm.answers import read_text
 from keras_cnnlstm.artefacts import load_artefact
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.converters import portable_copy, precision
 from keras_cnnlstm.encoders import conv_pool
 from keras_cnnlstm.export import export
 from keras_cnnlstm.layers import TimeDistributed
-from keras_cnnlstm.models import cnn_lstm, flat_mlp
+from keras_cnnlstm.models import cnn_lstm, crnn, flat_mlp, renet, scan_lstm
 from keras_cnnlstm.parity import ParityError, Reference, prove
 from keras_cnnlstm.runtime import Runtime
 
@@ -222,7 +223,7 @@ class TestRuns:
         config = TrainConfig(length=3)
         (path / "config.json").write_text(config.to_json())
         (path / "metrics.json").write_text("{}")
-        return training.Run(path, config, model, {})
+        return runs.Run(path, config, model, {})
 
     @pytest.mark.parametrize("given", [str, Path, None], ids=["str", "Path", "Run"])
     def test_are_exported_with_their_names_and_task(self, run, given, tmp_path):
@@ -231,7 +232,9 @@ class TestRuns:
         assert artefact.class_names == (
             "constant", "rising", "falling", "rising-falling", "falling-rising",
         )  # fmt: skip
-        assert artefact.metadata["task"] == {"name": "trend", "length": 3, "dataset": "digits"}
+        assert artefact.metadata["task"] == {
+            "name": "trend", "length": 3, "min_length": 3, "dataset": "digits",
+        }  # fmt: skip
         frames = batch((3, 12, 12, 1))
         np.testing.assert_allclose(
             artefact.predict(frames), answers(run.model, frames), rtol=0, atol=1e-6
@@ -463,6 +466,45 @@ class TestEveryKindOfModel:
         np.testing.assert_allclose(artefact.predict(batch()), answers(model, batch()), rtol=1e-5)
         with pytest.raises(ValueError, match="`class_names` are for models with probabilities"):
             export(model, tmp_path / "new", class_names=NAMES)
+
+    @pytest.mark.parametrize("format", FORMATS)
+    @pytest.mark.parametrize(
+        "build",
+        [
+            lambda: scan_lstm((8, 8, 1), 3, lstm_units=(5, 4), bidirectional=True),
+            lambda: renet((8, 8, 1), 3, lstm_units=(3, 3), dense_units=(6,)),
+        ],
+        ids=["scan_lstm", "renet"],
+    )
+    def test_that_reads_one_image(self, build, format, tmp_path):
+        model, images = outspoken(build()), batch((8, 8, 1))
+        artefact = load_artefact(export(model, tmp_path, format, class_names=NAMES).path)
+        assert artefact.input_shape == (8, 8, 1)
+        np.testing.assert_allclose(
+            artefact.predict(images), answers(model, images), rtol=0, atol=1e-5
+        )
+        if format == "saved_model":
+            outputs = artefact.signatures["serve_images"](images=parity.encoded(images))
+            best = answers(model, images).argmax(axis=1)
+            assert [text.decode() for text in outputs["label"]] == [NAMES[i] for i in best]
+
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_that_reads_text(self, format, tmp_path):
+        model, images = outspoken(crnn((8, 24, 1), 3, filters=(3, 4), lstm_units=(5,))), None
+        images = batch((8, 24, 1))
+        artefact = load_artefact(export(model, tmp_path, format, class_names=NAMES).path)
+        logits = answers(model, images)
+        np.testing.assert_allclose(artefact.predict(images), logits, rtol=1e-5, atol=1e-5)
+        if format == "saved_model":
+            texts = ["".join(NAMES[k] for k in read_text(x)) for x in logits]
+            assert len(set(texts)) > 1
+            outputs = artefact.signatures["serving_default"](frames=images)
+            assert [text.decode() for text in outputs["text"]] == texts
+
+    def test_of_another_text_is_refused(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(endpoints, "read_text", lambda x: tf.zeros(tf.shape(x)[:2], tf.int32))
+        with pytest.raises(ParityError, match="the text that its logits tell; serving_default"):
+            export(outspoken(crnn((8, 24, 1), 3)), tmp_path / "out", class_names=NAMES)
 
     @pytest.mark.parametrize("format", FORMATS)
     def test_in_half_precision(self, format, tmp_path):

@@ -129,6 +129,28 @@ class TestEquality:
         answers = stream_answers(Stream(model), video(), "scores")
         np.testing.assert_allclose(answers, whole_answers(model, video()), rtol=0, atol=1e-5)
 
+    @pytest.mark.parametrize("head", ["probabilities", "values"])
+    def test_lengths_fall_away_since_every_frame_of_a_stream_counts(self, head):
+        model = small(5, per_step=True, lengths=True, head=head, lstm_units=(5, 4))
+        frames = video(2, 5)
+        whole = model({"frames": frames, "lengths": np.array([5, 5], "int32")})
+        stream, state = Stream(model), None
+        state = stream.initial_state(2)
+        for t in range(5):
+            outputs, state = stream.step(frames[:, t], state)
+            np.testing.assert_allclose(outputs[head], np.asarray(whole)[:, t], rtol=0, atol=1e-6)
+
+    def test_numbers_stream_as_numbers(self):
+        model = cnn_lstm((None, *FRAME), 2, head="values", per_step=True, lstm_units=(5,))
+        frames = video(1, 3)
+        live = FrameStream(model)
+        *_, last = live.answers(frames[0])
+        np.testing.assert_allclose(last.values, np.asarray(model(frames))[0, -1], atol=1e-6)
+        assert last.label == f"{last.values[0]:.2f}, {last.values[1]:.2f}"
+        assert (last.step, last.class_id, last.probabilities) == (3, None, None)
+        with pytest.raises(ValueError, match="must have 0 names"):
+            FrameStream(model, ["a", "b"])
+
 
 class TestStepModel:
     def test_has_the_named_inputs_and_outputs(self):

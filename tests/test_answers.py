@@ -1,0 +1,68 @@
+"""Answers as text and JSON, against values computed by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from keras_cnnlstm.answers import as_json, as_text, headline, read_text
+
+NAMES = ("calm", "storm")
+
+
+def test_one_class_with_all_probabilities():
+    answer = as_json("probabilities", np.array([0.25, 0.75], "float32"), NAMES)
+    assert answer == {
+        "label": "storm", "class_id": 1, "probabilities": {"calm": 0.25, "storm": 0.75},
+    }  # fmt: skip
+    assert as_text(answer) == "storm (75.0%)\n   75.0%  storm\n   25.0%  calm"
+    json.dumps(answer)
+
+
+def test_one_class_at_each_step():
+    answer = as_json("probabilities", np.array([[0.25, 0.75], [0.9, 0.1]]), NAMES)
+    assert [step["label"] for step in answer["steps"]] == ["storm", "calm"]
+    assert as_text(answer) == "step 1: storm (75.0%)\nstep 2: calm (90.0%)"
+
+
+def test_numbers_once_and_at_each_step():
+    assert as_json("values", np.array([1.5, -2])) == {"values": [1.5, -2.0]}
+    assert headline(as_json("values", np.array([1.5, -2]))) == "1.50, -2.00"
+    answer = as_json("values", np.array([[7.0], [9.984]]))
+    assert as_text(answer) == "step 1: 7.00\nstep 2: 9.98"
+
+
+def test_a_text():
+    logits = np.eye(4)[[0, 1, 1, 0, 1, 3, 0]]
+    assert as_json("logits", logits, ("a", "b", "c")) == {"text": "aac"}
+    assert as_text({"text": "aac"}) == "aac"
+    assert as_text(as_json("logits", np.eye(4)[[0, 0]], ("a", "b", "c"))) == "(no text)"
+
+
+def test_reading_merges_repeats_and_drops_blanks():
+    def by_hand(best):
+        read, before = [], 0
+        for k in best:
+            if k not in (0, before):
+                read.append(int(k) - 1)
+            before = k
+        return read
+
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        best = rng.integers(0, 4, rng.integers(1, 12))
+        assert read_text(np.eye(4)[best] + rng.random((len(best), 4)) * 0.4) == by_hand(best)
+
+
+def test_reading_is_that_of_keras():
+    from keras_cnnlstm import scanners
+
+    logits = np.random.default_rng(0).normal(size=(50, 9, 4)).astype("float32")
+    read = np.asarray(scanners.read_text(logits))
+    for row, x in zip(read, logits, strict=True):
+        assert row[row >= 0].tolist() == read_text(x)
+
+
+def test_an_unknown_output():
+    with pytest.raises(ValueError, match="must be probabilities, values or logits; received 'x'"):
+        as_json("x", np.zeros(2), NAMES)

@@ -1,0 +1,134 @@
+"""What a task asks of a model: the right shape, a loss and a metric that leave padding out."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.digits import LabeledImages
+from keras_cnnlstm.objectives import (
+    build_model,
+    compile_model,
+    model_options,
+    objective_for,
+    task_for,
+    text_accuracy,
+)
+from keras_cnnlstm.tasks import Digits, Label, RunningSum, Text, Trend
+
+IMAGE = (8, 8, 1)
+
+
+def images(num_classes):
+    return LabeledImages(np.zeros((num_classes, *IMAGE), np.uint8), np.arange(num_classes))
+
+
+@pytest.mark.parametrize(
+    ("options", "task"),
+    [
+        ({"length": 3}, Trend(3, num_digits=5)),
+        ({"task": "digits", "length": 3}, Digits(3, num_digits=5)),
+        ({"task": "running_sum"}, RunningSum(8, num_digits=5, min_length=1)),
+        ({"model": "scan_lstm"}, Label(num_digits=5)),
+        ({"model": "crnn", "min_length": 2}, Text(4, num_digits=5, min_length=2)),
+    ],
+)
+def test_a_task_has_as_many_digits_as_the_images_have_classes(options, task):
+    made = task_for(TrainConfig(**options), images(5))
+    assert made == task
+    assert type(made) is type(task)
+
+
+@pytest.mark.parametrize(
+    ("options", "inputs", "output"),
+    [
+        ({"model": "cnn_lstm"}, {"frames": (4, 8, 8, 1)}, (7,)),
+        ({"model": "flat_mlp"}, {"frames": (4, 8, 8, 1)}, (7,)),
+        ({"task": "digits"}, {"frames": (4, 8, 8, 1)}, (4, 5)),
+        ({"task": "digits", "min_length": 2}, {"frames": (4, 8, 8, 1), "lengths": ()}, (4, 5)),
+        ({"task": "running_sum"}, {"frames": (8, 8, 8, 1), "lengths": ()}, (8, 1)),
+        ({"task": "running_sum", "min_length": 8}, {"frames": (8, 8, 8, 1)}, (8, 1)),
+        ({"model": "scan_lstm", "scan_by": "patches", "scan_size": 4}, {"frames": IMAGE}, (5,)),
+        ({"model": "renet"}, {"frames": IMAGE}, (5,)),
+        ({"model": "crnn"}, {"frames": (8, 32, 1)}, (8, 6)),
+    ],
+)
+def test_the_model_has_the_shape_of_the_task(options, inputs, output):
+    config = TrainConfig(**options)
+    model = build_model(config, task_for(config, images(5)), IMAGE)
+    assert {tensor.name: tensor.shape[1:] for tensor in model.inputs} == inputs
+    assert model.output_shape[1:] == output
+
+
+def test_options_reach_the_model():
+    config = TrainConfig(model="scan_lstm", scan_by="rows", scan_size=2, lstm_units=(3,))
+    model = build_model(config, Label(num_digits=5), IMAGE)
+    assert model.get_layer("steps").output.shape == (None, 4, 16)
+    assert model.get_layer("lstm1").units == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "flat_mlp", "bidirectional": True}, "bidirectional: expected its default with"),
+        ({"model": "renet", "wrap": "encoder"}, "wrap: .* model renet, which has no such part"),
+        ({"scan_by": "rows"}, "scan_by: expected its default with model cnn_lstm.*received 'rows'"),
+        ({"model": "crnn", "encoder": "small_cnn"}, "encoder: .* received 'small_cnn'"),
+    ],
+)
+def test_options_that_the_model_does_not_have(options, message):
+    with pytest.raises(ValueError, match=message):
+        model_options(TrainConfig(**options))
+
+
+@pytest.mark.parametrize("task", [Digits(3, 4), RunningSum(3, 4)])
+def test_steps_of_weight_0_change_neither_loss_nor_metric(task):
+    rng = np.random.default_rng(0)
+    lengths = np.array([1, 3, 2])
+    weight = (np.arange(5) < lengths[:, None]).astype("float32")  # (3, 5)
+    if isinstance(task, RunningSum):
+        target, answer = rng.random((2, 3, 5, 1), "float32")
+        error = (target - answer)[weight > 0] ** 2
+        expected = error.mean(), np.sqrt(error.mean())
+    else:
+        target, answer = rng.integers(0, 4, (3, 5)), rng.random((3, 5, 4), "float32")
+        answer /= answer.sum(axis=-1, keepdims=True)
+        told = np.take_along_axis(answer, target[..., None], -1)[..., 0]
+        right = (answer.argmax(axis=-1) == target)[weight > 0]
+        expected = -np.log(told[weight > 0]).mean(), right.mean()
+    for time in (3, 5):  # the second with more padding
+        objective = objective_for(task)
+        cut = target[:, :time], answer[:, :time], weight[:, :time]
+        loss = objective.loss(*cut)
+        objective.metric.update_state(*cut)
+        np.testing.assert_allclose([loss, objective.metric.result()], expected, rtol=1e-5)
+
+
+def test_a_text_is_right_only_as_a_whole():
+    logits = np.eye(4)[[[1, 1, 0, 2, 0], [0, 3, 0, 0, 0], [1, 0, 1, 2, 2]]].astype("float32")
+    target = np.array([[1, 2], [3, 0], [1, 2]])
+    assert np.asarray(text_accuracy(target, logits)).tolist() == [1, 1, 0]
+    metric = objective_for(Text(2, 3)).metric
+    metric.update_state(target, logits)
+    assert float(metric.result()) == pytest.approx(2 / 3)
+
+
+def test_the_better_epoch():
+    accuracy, error = objective_for(Trend(4)), objective_for(RunningSum(4))
+    assert accuracy.better(0.1, None)
+    assert error.better(0.1, None)
+    assert accuracy.better(0.2, 0.1)
+    assert not accuracy.better(0.1, 0.1)
+    assert error.better(0.1, 0.2)
+    assert not error.better(0.2, 0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adadelta", "rmsprop", "sgd"])
+def test_the_optimizer_and_its_schedule(optimizer):
+    config = TrainConfig(optimizer=optimizer, learning_rate=0.5, epochs=2, steps_per_epoch=5)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "softmax")])
+    compile_model(model, config, objective_for(Digits(1, 4)))
+    assert type(model.optimizer).__name__.lower() == optimizer
+    for _ in range(5):
+        model.train_on_batch(np.ones((2, 3)), np.zeros(2))
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.25)  # half way of a cosine
