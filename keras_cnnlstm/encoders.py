@@ -25,15 +25,25 @@ def conv_pool(filters: Sequence[int] = (32, 64), kernel_size: int = 3) -> keras.
     return keras.Sequential([*maps, layers.Flatten(name="flatten")], name="conv_pool")
 
 
-def conv_pool_maps(filters: Sequence[int] = (32, 64), kernel_size: int = 3) -> list[keras.Layer]:
-    """The layers of `conv_pool` without the Flatten: image -> maps `(B, H', W', channels)`."""
+def conv_pool_maps(
+    filters: Sequence[int], kernel_size: int = 3, *, narrowing: int | None = None
+) -> list[keras.Layer]:
+    """Conv-ReLU-MaxPool layers, as `conv_pool` has them: image -> maps `(B, H', W', channels)`.
+
+    Args:
+        filters: output channels of each convolution.
+        kernel_size: side of the convolutions in pixels.
+        narrowing: how many of the poolings halve the width too; by default all. All halve the
+            height.
+    """
     stack: list[keras.Layer] = []
     for i, channels in enumerate(filters, start=1):
+        pool = (2, 2) if narrowing is None or i <= narrowing else (2, 1)
         stack += [
             layers.Conv2D(
                 channels, kernel_size, padding="same", activation="relu", name=f"conv{i}"
             ),
-            layers.MaxPooling2D(2, name=f"pool{i}"),
+            layers.MaxPooling2D(pool, name=f"pool{i}"),
         ]
     return stack
 

@@ -173,7 +173,7 @@ def crnn(
     input_shape: ImageShape = (28, 112, 1),
     num_classes: int = 10,
     *,
-    filters: Sequence[int] = (32, 64),
+    filters: Sequence[int] = (16, 32, 64),
     lstm_units: Sequence[int] = (128,),
     dropout: float = 0.0,
     name: str = "crnn",
@@ -186,10 +186,11 @@ def crnn(
     end with 0; no position of a character is needed. `read_text` turns the answer into characters.
 
     Args:
-        input_shape: `(H, W, C)` of an image. With two poolings there are W/4 steps; a text needs
-            one for each character, and one between equal neighbours.
+        input_shape: `(H, W, C)` of an image. There are W/4 steps; a text needs one for each
+            character, and one between equal neighbours.
         num_classes: characters of the alphabet, the blank not counted.
-        filters: output channels of each convolution, each followed by a max-pooling of 2.
+        filters: output channels of each convolution, each followed by a max-pooling that halves
+            the height; the first two halve the width too.
         lstm_units: units of each bidirectional LSTM layer, first to last.
         dropout: share of the outputs of each LSTM layer that is dropped in training, 0 to 1.
         name: the model's name.
@@ -210,12 +211,13 @@ def crnn(
     check_dropout("crnn", dropout)
     frames = frames_input("crnn", input_shape, "HWC")
     x = rescaled(frames)
-    for layer in conv_pool_maps(checked_units("crnn", filters)):
-        x = layer(x)  # (B, H', W', channels)
+    for layer in conv_pool_maps(checked_units("crnn", filters), narrowing=2):
+        x = layer(x)  # (B, H', W/4, channels)
     if 0 in x.shape:
         raise ValueError(
-            f"crnn: `input_shape` must be at least {2 ** len(filters)} pixels high and wide, since "
-            f"each of the {len(filters)} poolings halves it; received {tuple(input_shape)}."
+            f"crnn: `input_shape` must be at least {2 ** len(filters)} pixels high and "
+            f"{2 ** min(2, len(filters))} wide for {len(filters)} poolings; received "
+            f"{tuple(input_shape)}."
         )
     x = ImageToSequence("columns", name="steps")(x)  # (B, W', H'*channels)
     x = lstm_stack(x, lstm_units, bidirectional=True, dropout=dropout, return_sequences=True)
