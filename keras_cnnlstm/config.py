@@ -142,7 +142,7 @@ class TrainConfig(ModelConfig):
     """Validations until the end; by default 8 on the bundled digits and 40 on other data sets."""
 
     optimizer: Literal["adam", "adadelta", "rmsprop", "sgd"] = "adam"
-    """How gradients become steps, with Keras's settings."""
+    """How gradients become steps; with Keras's settings, adadelta with PyTorch's."""
 
     learning_rate: float = 1e-3
     """Step size of the optimizer at the start."""

@@ -25,6 +25,7 @@ import keras
 import numpy as np
 from PIL import Image
 
+import keras_cnnlstm.layers  # noqa: F401 - registers the classes that saved models are made of
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.digits import LabeledImages
 from keras_cnnlstm.pipeline import batches

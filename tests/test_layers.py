@@ -227,6 +227,37 @@ class TestLSTM:
             numpy(ours(padded, mask=mask)), numpy(stock(x, mask=mask)), atol=1e-6
         )
 
+    @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"], indirect=True)
+    @pytest.mark.parametrize("go_backwards", [False, True])
+    @pytest.mark.parametrize("zero_output_for_mask", [False, True])
+    def test_masked_steps_equal_those_of_the_stock_layer_rolled(
+        self, zero_output_for_mask, go_backwards, policy
+    ):
+        stock, ours = self.pair(
+            go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask,
+            return_sequences=True, return_state=True,
+        )  # fmt: skip
+        mask = np.arange(4) < np.array([4, 1, 2, 3, 4, 1])[:, None]
+        tolerance = 1e-6 if policy == "float32" else 2e-2
+        found, expected = (layer(self.sequences(), mask=mask) for layer in (ours, stock))
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(numpy(a), numpy(b), rtol=tolerance, atol=tolerance)
+
+    def test_reads_padding_backwards_right_where_the_stock_layer_does_not(self):
+        stock, _ = self.pair(return_sequences=True)
+        x, mask = self.sequences(), np.arange(4) < np.array([4, 1, 2, 3, 4, 1])[:, None]
+
+        def both(kind, unroll):
+            layer = layers.Bidirectional(kind(5, return_sequences=True, unroll=unroll))
+            layer.build((None, 4, 3))
+            layer.set_weights(stock.get_weights() * 2)
+            return numpy(layer(x, mask=mask))[mask]
+
+        rolled = both(layers.LSTM, False)
+        np.testing.assert_allclose(both(LSTM, True), rolled, atol=1e-6)
+        if TENSORFLOW:
+            assert np.abs(both(layers.LSTM, True) - rolled).max() > 0.1
+
     @pytest.mark.parametrize("dropout", ["dropout", "recurrent_dropout"])
     def test_dropout_is_the_stock_layer_s(self, dropout):
         _, ours = self.pair(**{dropout: 0.5})

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import subprocess
 import sys
 import zipfile
 
@@ -66,6 +67,12 @@ def test_loading_brings_back_model_config_and_names(run):
     np.testing.assert_array_equal(
         loaded.model.predict(frames, verbose=0), run.model.predict(frames, verbose=0)
     )
+
+
+def test_a_run_opens_in_a_process_that_has_loaded_nothing_else(run):
+    code = "import sys; from keras_cnnlstm.runs import load_run; load_run(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_scores_are_those_of_the_saved_model_on_test_digits(run):
