@@ -141,6 +141,10 @@ class TrainConfig(ModelConfig):
     epochs: int | None = None
     """Validations until the end; by default 8 on the bundled digits and 40 on other data sets."""
 
+    init_from: str | None = None
+    """Run directory to take first weights from, for every layer with the same name and shapes:
+    to go on from a related task."""
+
     optimizer: Literal["adam", "adadelta", "rmsprop", "sgd"] = "adam"
     """How gradients become steps; with Keras's settings, adadelta with PyTorch's."""
 

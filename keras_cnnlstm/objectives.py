@@ -125,6 +125,34 @@ def model_options(config: TrainConfig) -> dict[str, Any]:
     return options
 
 
+def adopt_weights(model: keras.Model, source: keras.Model) -> list[str]:
+    """Takes over the weights of every layer that another model has too, by name and shapes.
+
+    Args:
+        model: the model to set.
+        source: the model to take from; it is left as it is.
+
+    Returns:
+        The names of the layers that were set.
+
+    Raises:
+        ValueError: if there is no such layer.
+    """
+    have = {layer.name: layer.get_weights() for layer in source.layers if layer.weights}
+    adopted = []
+    for layer in model.layers:
+        weights = have.get(layer.name, [])
+        if weights and [w.shape for w in weights] == [w.shape for w in layer.weights]:
+            layer.set_weights(weights)
+            adopted.append(layer.name)
+    if not adopted:
+        raise ValueError(
+            f"init_from: expected a run with a layer of the same name and shapes as one of "
+            f"{model.name}; {source.name} has {', '.join(have)}, none of which fits."
+        )
+    return adopted
+
+
 def compile_model(model: keras.Model, config: TrainConfig, objective: Objective) -> None:
     """Compiles a model for training: optimizer, schedule, loss and metric."""
     rate: Any = config.learning_rate

@@ -22,6 +22,7 @@ from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.digits import DigitSplits, load_digits
 from keras_cnnlstm.objectives import (
     Objective,
+    adopt_weights,
     build_model,
     compile_model,
     model_options,
@@ -32,6 +33,7 @@ from keras_cnnlstm.pipeline import batches
 from keras_cnnlstm.runs import (
     Run,
     load_model,
+    load_run,
     new_run_dir,
     replacing,
     save_model,
@@ -64,6 +66,7 @@ def train(config: TrainConfig) -> Run:
     runtime = Runtime(config.precision, config.strategy)
     runtime.check_batch_size(config.batch_size)
     model_options(config)  # refuses before there is a directory
+    source = load_run(config.init_from).model if config.init_from else None
     if config.tensorboard:
         required("tensorboard", extra="tensorboard")
     splits = load_digits(config.dataset, config.data_dir)
@@ -77,6 +80,8 @@ def train(config: TrainConfig) -> Run:
     with runtime.scope():
         objective = objective_for(task)
         model = build_model(config, task, splits.train.image_shape)
+        if source:
+            print(f"start     from {config.init_from}: {', '.join(adopt_weights(model, source))}")
         compile_model(model, config, objective)
         history, seconds = _fit(model, config, splits, task, objective, path)
 

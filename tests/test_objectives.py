@@ -6,7 +6,9 @@ import pytest
 
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.digits import LabeledImages
+from keras_cnnlstm.models import cnn_lstm, flat_mlp
 from keras_cnnlstm.objectives import (
+    adopt_weights,
     build_model,
     compile_model,
     model_options,
@@ -102,6 +104,21 @@ def test_steps_of_weight_0_change_neither_loss_nor_metric(task):
         loss = objective.loss(*cut)
         objective.metric.update_state(*cut)
         np.testing.assert_allclose([loss, objective.metric.result()], expected, rtol=1e-5)
+
+
+def test_weights_are_taken_over_where_names_and_shapes_agree():
+    source = cnn_lstm((3, *IMAGE), 5, per_step=True, lstm_units=(4, 3))
+    model = cnn_lstm((6, *IMAGE), 1, per_step=True, lstm_units=(4, 2), head="values", lengths=True)
+    before = model.get_layer("lstm2").get_weights()
+    assert adopt_weights(model, source) == ["conv1", "conv2", "lstm1"]
+    for name in ("conv1", "lstm1"):
+        for a, b in zip(
+            model.get_layer(name).get_weights(), source.get_layer(name).get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(model.get_layer("lstm2").get_weights()[0], before[0])
+    with pytest.raises(ValueError, match=r"init_from: .* cnn_lstm has conv1, conv2, lstm1, lstm2"):
+        adopt_weights(flat_mlp((2, *IMAGE)), source)
 
 
 def test_a_text_is_right_only_as_a_whole():
