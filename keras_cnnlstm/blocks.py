@@ -193,7 +193,7 @@ def dense_stack(x: keras.KerasTensor, units: Sequence[int], dropout: float) -> k
 
 
 def answer(
-    x: keras.KerasTensor, num_classes: int, head: Head = "probabilities"
+    x: keras.KerasTensor, num_classes: int, head: Head = "probabilities", *, scale: float = 1.0
 ) -> keras.KerasTensor:
     """The answer, float32 under every precision policy.
 
@@ -201,12 +201,17 @@ def answer(
         x: `(..., features)`.
         num_classes: size of the answer.
         head: "probabilities" of classes that exclude each other, or any "values".
+        scale: what values are multiplied by at the end.
 
     Returns:
         `(..., num_classes)`, from a layer named as the head.
     """
-    activation = "softmax" if head == "probabilities" else None
-    return layers.Dense(num_classes, activation, dtype="float32", name=head)(x)
+    if head == "probabilities":
+        return layers.Dense(num_classes, "softmax", dtype="float32", name=head)(x)
+    if scale == 1:
+        return layers.Dense(num_classes, dtype="float32", name=head)(x)
+    x = layers.Dense(num_classes, dtype="float32", name="unscaled")(x)
+    return layers.Rescaling(scale, dtype="float32", name=head)(x)
 
 
 def check_classes(model: str, num_classes: int, head: Head = "probabilities") -> None:

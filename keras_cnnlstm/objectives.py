@@ -96,7 +96,8 @@ def build_model(
     if config.model == "cnn_lstm":
         per_step = isinstance(task, Digits)
         options |= {"per_step": per_step, "lengths": config.min_length != config.length}
-        options["head"] = "values" if isinstance(task, RunningSum) else "probabilities"
+        if isinstance(task, RunningSum):
+            options |= {"head": "values", "scale": float(task.num_digits)}
     shape: tuple[int, ...] = (task.length, *image_shape)
     if isinstance(task, Label | Text):
         height, width, channels = image_shape

@@ -62,6 +62,17 @@ def test_the_model_has_the_shape_of_the_task(options, inputs, output):
     assert model.output_shape[1:] == output
 
 
+def test_sums_are_answered_in_units_of_the_digits():
+    config = TrainConfig(task="running_sum", length=3)
+    model = build_model(config, task_for(config, images(5)), IMAGE)
+    unscaled = keras.Model(model.input, model.get_layer("unscaled").output)
+    inputs = {"frames": np.ones((2, 3, *IMAGE), "uint8"), "lengths": np.array([1, 3], "int32")}
+    answer, part = np.asarray(model(inputs)), np.asarray(unscaled(inputs))
+    assert np.abs(part).min() > 0
+    np.testing.assert_allclose(answer, 5 * part, rtol=1e-6)
+    assert model.output_names == ["values"]
+
+
 def test_options_reach_the_model():
     config = TrainConfig(model="scan_lstm", scan_by="rows", scan_size=2, lstm_units=(3,))
     model = build_model(config, Label(num_digits=5), IMAGE)
