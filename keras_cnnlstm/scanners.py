@@ -35,7 +35,7 @@ def scan_lstm(
     num_classes: int = 10,
     *,
     by: Literal["rows", "columns", "patches"] = "columns",
-    size: int = 1,
+    size: int | tuple[int, int] = 1,
     lstm_units: Sequence[int] = (100, 100),
     bidirectional: bool = False,
     dropout: float = 0.0,
@@ -56,13 +56,16 @@ def scan_lstm(
         input_shape: `(H, W, C)` of an image.
         num_classes: size of the answer.
         by: what a step is: a row, a column or a patch of the image.
-        size: rows or columns in a step, or the side of a patch, in pixels.
+        size: rows or columns in a step, or the side of a patch, in pixels; a pair (height, width)
+            for patches of another shape.
         lstm_units: units of each LSTM layer, first to last.
         bidirectional: scan in both directions.
         dropout: share of the outputs of each LSTM layer that is dropped in training, 0 to 1.
         read: what the head sees: the "last" step's outputs, which sum up the image, or those of
             "all" steps side by side.
-        per_step: answer at each step, from what was scanned so far.
+        per_step: answer at each step, from what was scanned so far; with `bidirectional` the
+            backward half has then read the rest, at the last step one step only, so that the last
+            answer is not that of the same weights without `per_step`.
         initial_state: further inputs, as in `models.cnn_lstm`.
         return_state: answer with a dict, the final states beside the answer.
         stateful: keep the states from batch to batch, as in `models.cnn_lstm`.
@@ -155,8 +158,9 @@ def renet(
     frames = frames_input("renet", input_shape, "HWC")
     x = rescaled(frames, -1, 1)  # (B, H, W, C)
     for i, units in enumerate(checked_units("renet", lstm_units), start=1):
+        patches = ImageToSequence("patches", size, name=f"patches{i}")
         height, width = x.shape[1] // size, x.shape[2] // size
-        x = ImageToSequence("patches", size, name=f"patches{i}")(x)
+        x = patches(x)
         x = layers.Reshape((height, width, x.shape[-1]), name=f"grid{i}")(x)
         x = layers.Permute((2, 1, 3), name=f"columns{i}")(x)  # (B, W', H', features)
         x = _sweep(units, f"vertical{i}")(x)
@@ -210,15 +214,16 @@ def crnn(
     check_classes("crnn", num_classes)
     check_dropout("crnn", dropout)
     frames = frames_input("crnn", input_shape, "HWC")
-    x = rescaled(frames)
-    for layer in conv_pool_maps(checked_units("crnn", filters), narrowing=2):
-        x = layer(x)  # (B, H', W/4, channels)
-    if 0 in x.shape:
+    filters = checked_units("crnn", filters)
+    height, width = 2 ** len(filters), 2 ** min(2, len(filters))
+    if input_shape[0] < height or input_shape[1] < width:
         raise ValueError(
-            f"crnn: `input_shape` must be at least {2 ** len(filters)} pixels high and "
-            f"{2 ** min(2, len(filters))} wide for {len(filters)} poolings; received "
-            f"{tuple(input_shape)}."
+            f"crnn: `input_shape` must be at least {height} pixels high and {width} wide for "
+            f"{len(filters)} poolings; received {tuple(input_shape)}."
         )
+    x = rescaled(frames)
+    for layer in conv_pool_maps(filters, narrowing=2):
+        x = layer(x)  # (B, H', W/4, channels)
     x = ImageToSequence("columns", name="steps")(x)  # (B, W', H'*channels)
     x = lstm_stack(x, lstm_units, bidirectional=True, dropout=dropout, return_sequences=True)
     return keras.Model(

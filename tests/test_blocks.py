@@ -430,6 +430,19 @@ class TestSmallParts:
         expected = {"probabilities": shares, "values": values}[head]
         np.testing.assert_allclose(numpy(y), expected, rtol=1e-4, atol=1e-6)
 
+    @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"], indirect=True)
+    def test_values_are_scaled_at_the_end(self, policy):
+        x = keras.Input((3,))
+        plain, scaled = (
+            keras.Model(x, blocks.answer(x, 2, "values", scale=scale)) for scale in (1, 12.5)
+        )
+        scaled.set_weights(plain.get_weights())
+        inputs = np.random.default_rng(0).normal(0, 1, (5, 3)).astype("float32")
+        y = scaled(inputs)
+        assert scaled.layers[-1].name == "values"
+        assert keras.backend.standardize_dtype(y.dtype) == "float32"
+        np.testing.assert_allclose(numpy(y), 12.5 * numpy(plain(inputs)), rtol=1e-6)
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [

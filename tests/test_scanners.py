@@ -218,6 +218,13 @@ class TestReNet:
 
 
 class TestCRNN:
+    def test_the_first_two_poolings_halve_the_width_and_all_the_height(self):
+        model = crnn((21, 30, 1), 3, filters=(2, 3, 4, 5))
+        shapes = [model.get_layer(f"pool{i}").output.shape[1:3] for i in (1, 2, 3, 4)]
+        assert shapes == [(10, 15), (5, 7), (2, 7), (1, 7)]
+        assert model.output_shape == (None, 7, 4)
+        assert crnn((8, 4, 1), 3).output_shape == (None, 1, 4)  # the least
+
     def test_each_step_is_a_column_of_the_maps(self):
         model = randomised(crnn((8, 12, 1), 3, filters=(4,), lstm_units=(5,)))
         assert model.output_shape == (None, 6, 4)
@@ -236,8 +243,12 @@ class TestCRNN:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"input_shape": (3, 12, 1)}, r"at least 4 pixels high and wide.*received \(3, 12, 1"),
-            ({"input_shape": (12, 7, 1), "filters": (2, 2, 2)}, "at least 8 pixels.*the 3 pooling"),
+            (
+                {"input_shape": (7, 12, 1)},
+                r"8 pixels high and 4 wide for 3 .*received \(7, 12, 1\)",
+            ),
+            ({"input_shape": (8, 3, 1)}, r"received \(8, 3, 1\)"),
+            ({"input_shape": (2, 1, 1), "filters": (4,)}, "2 pixels high and 2 wide for 1 pooling"),
             ({"filters": ()}, r"crnn: units must be one or more.*received \(\)"),
             ({"lstm_units": (0,)}, r"units must be one or more.*received \(0,\)"),
         ],
