@@ -356,4 +356,4 @@ def test_help_teaches_without_loading_tensorflow(command):
     assert "usage: keras-cnnlstm" in done.stdout
     if command == ["train"]:
         assert "--learning-rate" in done.stdout
-        assert "Step size of Adam" in done.stdout
+        assert "Step size of the optimizer" in done.stdout

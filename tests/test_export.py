@@ -439,6 +439,26 @@ class TestEveryKindOfModel:
             assert outputs["label"][1, 2].decode() == NAMES[outputs["class_id"][1, 2]]
         np.testing.assert_array_equal(artefact.predict(batch()), outputs["probabilities"])
 
+    @pytest.mark.parametrize("format", ["saved_model", "litert"])
+    def test_of_unequal_lengths_streams_with_every_frame_counting(self, format, tmp_path):
+        model = outspoken(
+            cnn_lstm(
+                SHAPE, 1, encoder=conv_pool((4,)), lstm_units=(6,), per_step=True, lengths=True,
+                head="values",
+            )
+        )  # fmt: skip
+        exported = export(model, tmp_path / "out", format)
+        assert exported.parity["by_signature"]["step"] <= 1e-5
+        signatures = load_artefact(exported.path).signatures
+        whole = model({"frames": batch(), "lengths": np.full(5, 4, "int32")}, training=False)
+        states = signatures["init_states"](batch=np.int32(5))
+        for t in range(4):
+            outputs = signatures["step"](frame=batch()[:, t], **states)
+            states = {name: outputs[name] for name in states}
+            np.testing.assert_allclose(
+                outputs["values"], np.asarray(whole)[:, t], rtol=0, atol=1e-5
+            )
+
     def test_that_answers_each_step_streams_those_answers(self, tmp_path):
         frames = keras.Input(SHAPE, dtype="uint8", name="frames")
         x = TimeDistributed(layers.Flatten())(layers.Rescaling(1 / 255)(frames))

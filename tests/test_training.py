@@ -178,7 +178,7 @@ class TestRefused:
             train(short(tmp_path / "run", tensorboard=True))
 
     def test_a_loss_that_is_no_number(self, tmp_path):
-        config = short(tmp_path / "run", learning_rate=1e3, model="flat_mlp", lstm_units=(128,),
+        config = short(tmp_path / "run", learning_rate=1e3, model="flat_mlp", lstm_units=None,
                        schedule="constant", epochs=30)  # fmt: skip
 
         def explode(self, epoch, logs=None):
