@@ -9,9 +9,12 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from keras_cnnlstm import cli
+from keras_cnnlstm import benchmark, cli
+from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.digits import load_digits
 from keras_cnnlstm.export import Format
-from keras_cnnlstm.runs import load_run
+from keras_cnnlstm.objectives import build_model, task_for
+from keras_cnnlstm.runs import load_run, new_run_dir, save_model, write_example
 
 
 @pytest.fixture(scope="module")
@@ -158,29 +161,37 @@ def test_a_stream_of_nothing(fails, trained, tmp_path):
     assert "expected a folder of image files" in fails("stream", run, tmp_path)
 
 
-def test_benchmark_prints_a_table(capsys):
-    assert cli.main(["benchmark", "--batch-size", "2", "--repeats", "1"]) == 0
-    assert "one new frame of 28x28x1, streamed" in capsys.readouterr().out
+def test_benchmark_prints_a_table(capsys, monkeypatch):
     assert cli.main(["benchmark", "--batch-size", "2", "--repeats", "1", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert all(row.keys() == {"name", "seconds", "remark"} for row in rows)
+    assert "one new frame of 28x28x1, streamed" in [row["name"] for row in rows]
+    measured = [benchmark.Row(**row) for row in rows]
+    monkeypatch.setattr(benchmark, "benchmark", lambda **options: measured)
+    assert cli.main(["benchmark"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith(row.name) for line, row in zip(lines, measured, strict=True))
+    assert f"{measured[0].seconds * 1e3:.3f} ms" in lines[0]
 
 
 UNUSUAL = {
-    "digits": "--task digits --length 3",
-    "running_sum": "--task running_sum --length 3",
-    "label": "--model scan_lstm --scan-size 4 --lstm-units 4",
-    "text": "--model crnn --length 2",
+    "digits": {"task": "digits", "length": 3},
+    "running_sum": {"task": "running_sum", "length": 3},
+    "label": {"model": "scan_lstm", "scan_size": 4, "lstm_units": (4,)},
+    "text": {"model": "crnn", "length": 2},
 }
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A hardly trained run of each task."""
-    folder = tmp_path_factory.mktemp("runs")
+    """A run of each task, not trained at all."""
+    folder, splits = tmp_path_factory.mktemp("runs"), load_digits()
     for name, options in UNUSUAL.items():
-        short = "--epochs 1 --steps-per-epoch 1 --validation-sequences 8 --test-sequences 10"
-        assert cli.main(f"train {options} {short} --run-dir {folder / name}".split()) == 0
+        config = TrainConfig(**options, run_dir=str(folder / name))
+        task = task_for(config, splits.train)
+        path = new_run_dir(config)
+        save_model(build_model(config, task, splits.train.image_shape), path / "model.keras")
+        write_example(path / "example", splits.test, task)
     return folder
 
 
