@@ -50,9 +50,9 @@ class ModelConfig:
     """Frames in the shortest sequence (digits, running_sum, text); by default as many as in the
     longest, of running_sum 1."""
 
-    encoder: Literal["conv_pool", "small_cnn"] = "conv_pool"
-    """The CNN that turns a frame into a vector (cnn_lstm and channel_cnn): the reference, or one of
-    half its arithmetic."""
+    encoder: Literal["conv_pool", "small_cnn", "residual_cnn"] = "conv_pool"
+    """The CNN that turns a frame into a vector (cnn_lstm and channel_cnn): the reference, one of
+    half its arithmetic, or the strongest, with residual blocks."""
 
     lstm_units: tuple[int, ...] | None = None
     """Units of each LSTM layer, first to last; by default 128 (cnn_lstm, crnn), 100 100 (scan_lstm)

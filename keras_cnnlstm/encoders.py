@@ -5,9 +5,12 @@ nothing of time: `models` applies them to each frame of a sequence.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import keras
 from keras import layers
+
+from keras_cnnlstm.layers import BATCH_MOMENTUM, ResidualBlock
 
 
 def conv_pool(filters: Sequence[int] = (32, 64), kernel_size: int = 3) -> keras.Sequential:
@@ -66,8 +69,54 @@ def small_cnn(filters: Sequence[int] = (16, 32, 64), kernel_size: int = 3) -> ke
     return keras.Sequential([*maps, layers.Flatten(name="flatten")], name="small_cnn")
 
 
+def residual_cnn(
+    filters: Sequence[int] = (32, 64, 96), *, pooling: Literal["average", "flatten"] = "average"
+) -> keras.Sequential:
+    """The strongest of the small encoders: a convolution, then residual blocks with BatchNorm.
+
+    Conv-MaxPool-BatchNorm-ReLU, a block at half the image's size, each further block at half the
+    size of the one before; see `layers.ResidualBlock`. BatchNorm takes its statistics over all
+    frames of a batch together, those of padding left out (as long as `cnn_lstm` wraps the layers
+    one by one, its default).
+
+    Args:
+        filters: output channels of the blocks; the first convolution has as many as the first.
+        pooling: how the last maps become a vector. "average" over all positions, for things that
+            are *there*; "flatten", for where they are: the answer to a movement needs it.
+
+    Returns:
+        An unbuilt `keras.Sequential`; frames of (28, 28, 1) become vectors of 96 numbers, or with
+        "flatten" of 1,536.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    if not filters or pooling not in ("average", "flatten"):
+        raise ValueError(
+            "residual_cnn: `filters` must have one entry or more and `pooling` be 'average' or "
+            f"'flatten'; received {filters} and {pooling!r}."
+        )
+    first, *others = filters
+    return keras.Sequential(
+        [
+            layers.Conv2D(first, 3, padding="same", use_bias=False, name="conv1"),
+            # Before the normalisation, which then has a quarter of the positions to go through.
+            layers.MaxPooling2D(2, name="pool1"),
+            layers.BatchNormalization(momentum=BATCH_MOMENTUM, name="norm1"),
+            layers.ReLU(name="relu1"),
+            ResidualBlock(first, name="block1"),
+            *(ResidualBlock(f, 2, name=f"block{i}") for i, f in enumerate(others, start=2)),
+            layers.GlobalAveragePooling2D(name="pool")
+            if pooling == "average"
+            else layers.Flatten(name="flatten"),
+        ],
+        name="residual_cnn",
+    )
+
+
 ENCODERS: dict[str, Callable[..., keras.Layer]] = {
     "conv_pool": conv_pool,
     "small_cnn": small_cnn,
+    "residual_cnn": residual_cnn,
 }
 """Encoders by name, as `cnn_lstm(encoder=...)` and `--encoder` take them."""
