@@ -153,15 +153,22 @@ def reset_states(model: keras.Model) -> None:
 
 
 def frames_input(
-    model: str, shape: Sequence[int | None], axes: str, batch_size: int | None = None
+    model: str,
+    shape: Sequence[int | None],
+    axes: str,
+    batch_size: int | None = None,
+    *,
+    remedy: str = "",
 ) -> keras.KerasTensor:
-    """The raw input of every model: uint8, named `frames`.
+    """The raw input of every model, named `frames`: uint8 pixels, or float32 samples.
 
     Args:
         model: name of the model, for the error.
         shape: sizes of one example, as `axes` names them.
-        axes: "THWC" for a sequence of frames, of which T may be `None`; "HWC" for one image.
+        axes: "THWC" for a sequence of images, of which T may be `None`; "HWC" for one image; "TLC"
+            for a sequence of lines (windows of a signal, embedded text), float32.
         batch_size: B, if it must be fixed.
+        remedy: what else to do, for the error.
 
     Raises:
         ValueError: if the shape has another number of axes, or a size that cannot be.
@@ -169,12 +176,16 @@ def frames_input(
     sizes, sequence = tuple(shape), axes.startswith("T")
     known = sizes[1:] if sequence else sizes
     if len(sizes) != len(axes) or None in known or any(s is not None and s < 1 for s in sizes):
+        example = "Grey images need their channel axis: (28, 28) is (28, 28, 1)."
+        if axes == "TLC":
+            example = "A line of one channel needs its axis: (400,) is (400, 1)."
         raise ValueError(
             f"{model}: `input_shape` must be ({', '.join(axes)}), positive"
-            f"{', only T possibly None' if sequence else ', all known'}; received {sizes}. Grey "
-            "images need their channel axis: (28, 28) is (28, 28, 1)."
+            f"{', only T possibly None' if sequence else ', all known'}; received {sizes}. "
+            f"{example} {remedy}".rstrip()
         )
-    return keras.Input(sizes, batch_size, dtype="uint8", name="frames")
+    dtype = "float32" if axes == "TLC" else "uint8"
+    return keras.Input(sizes, batch_size, dtype=dtype, name="frames")
 
 
 def rescaled(frames: keras.KerasTensor, low: float = 0.0, high: float = 1.0) -> keras.KerasTensor:

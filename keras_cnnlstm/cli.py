@@ -7,10 +7,10 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import tyro
 
@@ -24,6 +24,20 @@ Start with: keras-cnnlstm train
 
 
 @dataclass(frozen=True)
+class Train(TrainConfig):
+    """Train a model on sequences of digits, or on clips of your own, and score it on unseen ones.
+
+    With no option at all: the reference CNN-LSTM, which tells the trend of four digits, on the
+    real handwriting that comes with scikit-learn. Writes a run directory with the model, its
+    history, its scores and plots.
+    """
+
+    resume: str | None = None
+    """Run directory to go on with, from its last checkpoint, with its own options; only --epochs
+    may be given too, to train longer."""
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Score a trained run on sequences of test digits, natural and balanced."""
 
@@ -33,11 +47,15 @@ class Evaluate:
     dataset: str | None = None
     """Score on the test digits of another data set; by default the one it was trained on."""
 
+    data: str | None = None
+    """Score on all clips of another folder with the same classes; by default on the test clips of
+    the folder it was trained on."""
+
     data_dir: str | None = None
     """Folder of TensorFlow Datasets; by default the one it was trained with."""
 
     num_sequences: int = 10_000
-    """Test sequences to draw for each of the two scores."""
+    """Test sequences to draw for each of the two scores; clips to take at most."""
 
     json: bool = False
     """Print the scores as JSON."""
@@ -45,14 +63,17 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Answer for one sequence of image files, or one image, with a run or an exported model."""
+    """Answer for one sequence of image files, one image, or any number of clips, with a run or an
+    exported model.
+    """
 
     model: tyro.conf.Positional[Path]
     """Run directory, or an export of any format (a SavedModel is code: trust its maker)."""
 
     frames: tyro.conf.Positional[tuple[Path, ...]]
     """One image file for each frame, in order; any size, any mode. A model of unequal lengths takes
-    fewer than its longest; a model that reads one image takes one."""
+    fewer than its longest; a model that reads one image takes one. Or folders of frames and videos,
+    a clip each, answered one by one."""
 
     invert: bool = False
     """The images show dark strokes on light paper; the model was trained on light on dark."""
@@ -63,13 +84,17 @@ class Predict:
 
 @dataclass(frozen=True)
 class Stream:
-    """Read a folder of frames one by one, and tell the answer after each."""
+    """Read a folder of frames, or a video, frame by frame, and tell the answer after each."""
 
     run: tyro.conf.Positional[Path]
     """Run directory, as `train` writes it."""
 
     source: tyro.conf.Positional[Path]
-    """Folder of image files, read in natural order of their names (2.png before 10.png)."""
+    """Folder of image files, read in natural order of their names (2.png before 10.png), or a
+    video."""
+
+    every: int = 1
+    """Read each so many-th frame only: a model of clips saw frames that far apart in training."""
 
     invert: bool = False
     """The images show dark strokes on light paper; the model was trained on light on dark."""
@@ -111,6 +136,20 @@ class ImportTorch(ModelConfig):
 
 
 @dataclass(frozen=True)
+class Validate:
+    """Look at a folder of clips before training: what there is, and what cannot be read, and why.
+
+    Decodes every frame. The exit code is 1 if a clip would stop a training.
+    """
+
+    data: tyro.conf.Positional[Path]
+    """Folder with a folder for each class, and in these the clips: folders of frames, or videos."""
+
+    json: bool = False
+    """Print what was found as JSON."""
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """Time the reference model on this machine: against stock Keras, the data, and streaming."""
 
@@ -128,12 +167,13 @@ class Benchmark:
 
 
 _Command = (
-    Annotated[TrainConfig, tyro.conf.subcommand("train")]
+    Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Stream, tyro.conf.subcommand("stream")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[ImportTorch, tyro.conf.subcommand("import-torch")]
+    | Annotated[Validate, tyro.conf.subcommand("validate")]
     | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
 )
 
@@ -146,11 +186,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 2 if the input was bad, after one line on stderr that says so; 1 if
-        the training failed by its numbers; 130 if interrupted. With the environment variable
+        the training failed by its numbers, or validate found clips that cannot be read; 130 if
+        interrupted, 143 if a training was stopped by SIGTERM. With the environment variable
         `KERAS_CNNLSTM_DEBUG=1` the traceback comes with it.
     """
     try:
-        _run(_parse(arguments))
+        return _run(_parse(arguments)) or 0
     except BrokenPipeError:  # whoever reads the output has had enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -159,25 +200,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"keras-cnnlstm: {_one_line(str(error))}", file=sys.stderr)
         return 1 if isinstance(error, FloatingPointError) else 2
-    except KeyboardInterrupt:
-        print("keras-cnnlstm: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    except KeyboardInterrupt as stop:
+        print(f"keras-cnnlstm: {stop or 'interrupted'}", file=sys.stderr)
+        return 143 if str(stop) else 130  # by SIGTERM, with a message, or from the keyboard
 
 
-def _run(command) -> None:
+def _run(command) -> int | None:
     actions = {
-        TrainConfig: _train,
+        Train: _train,
         Evaluate: _evaluate,
         Predict: _predict,
         Stream: _stream,
         Export: _export,
         ImportTorch: _import_torch,
+        Validate: _validate,
         Benchmark: _benchmark,
     }
-    if not isinstance(command, Predict):  # which loads it only if the model needs it
+    if not isinstance(command, Predict | Validate):  # which load it only if they need it
         _load_tensorflow()
-    actions[type(command)](command)
+    return actions[type(command)](command)
 
 
 def _parse(arguments):
@@ -226,11 +267,15 @@ def _one_line(text: str) -> str:
     return " ".join("".join(" " if "\u2500" <= c <= "\u257f" else c for c in text).split())
 
 
-def _train(config):
+def _train(command):
     from keras_cnnlstm.evaluation import summary
     from keras_cnnlstm.training import train
 
-    run = train(config)
+    names = [field.name for field in fields(TrainConfig)]
+    config = TrainConfig(**{name: getattr(command, name) for name in names})
+    if command.resume:
+        config = _options_to_resume(command.resume, config)
+    run = train(config, resume=bool(command.resume))
     facts = run.metrics["training"]
     print(
         f"\ntrained on {facts['sequences']:,} sequences in {facts['seconds']:.0f} s "
@@ -243,18 +288,33 @@ def _train(config):
     )
 
 
+def _options_to_resume(run, given):
+    """The options of a run, and those that were given on the command line."""
+    from keras_cnnlstm.runs import load_config
+
+    defaults, stored = TrainConfig(), load_config(Path(run))
+    changes = {
+        name: value
+        for name, value in vars(given).items()
+        if value != getattr(defaults, name) and name != "run_dir"
+    }
+    return replace(stored, **changes, run_dir=run)
+
+
 def _evaluate(command):
-    from keras_cnnlstm.digits import load_digits
-    from keras_cnnlstm.evaluation import score_digits, summary
-    from keras_cnnlstm.objectives import task_for
+    from keras_cnnlstm.evaluation import score, summary
     from keras_cnnlstm.runs import load_run
+    from keras_cnnlstm.sources import batches_to_score
 
     run = load_run(command.run)
-    splits = load_digits(
-        command.dataset or run.config.dataset, command.data_dir or run.config.data_dir
+    tests, task = batches_to_score(
+        run,
+        dataset=command.dataset,
+        data_dir=command.data_dir,
+        data=command.data,
+        num_sequences=command.num_sequences,
     )
-    task = task_for(run.config, splits.train)
-    scores = score_digits(run.model, splits.test, task, num_sequences=command.num_sequences)
+    scores = score(run.model, tests, task)
     if command.json:
         print(json.dumps(scores, indent=2))
     else:
@@ -262,120 +322,76 @@ def _evaluate(command):
 
 
 def _print_scores(scores, summary):
-    meanings = {"natural": "each digit uniform", "balanced": "each class uniform"}
+    titles = {
+        "natural": "natural test sequences (each digit uniform)",
+        "balanced": "balanced test sequences (each class uniform)",
+        "clips": "clips that the training has not seen",
+    }
     for name, score in scores.items():
-        print(f"\n{name} test sequences ({meanings[name]}): {summary(score)}")
+        print(f"\n{titles[name]}: {summary(score)}")
 
 
 def _predict(command):
-    import numpy as np
+    from keras_cnnlstm.answers import as_text, headline
+    from keras_cnnlstm.predictors import kind_of, open_predictor
 
-    from keras_cnnlstm.answers import as_json, as_text
-    from keras_cnnlstm.clips import load_frames
-
-    opened = _open(command.model)
-    *time, height, width, channels = opened.input_shape
-    count = len(command.frames)
-    low, high = opened.frame_counts
-    if not low <= count <= (high or count):
-        expected = f"{low} to {high}" if low < (high or low) else f"{low}"
-        raise ValueError(
-            f"frames: expected {expected} image files, one for each frame; received {count}."
-        )
-    frames = load_frames(
-        command.frames, image_size=(height, width), channels=channels, invert=command.invert
-    )
-    if not time:
-        inputs = frames, None  # one image is a batch of one
-    elif opened.takes_lengths:
-        padding = [(0, (high or count) - count), *[(0, 0)] * 3]
-        inputs = np.pad(frames, padding)[None], np.array([count], np.int32)
-    else:
-        inputs = frames[None], None
-    (answer,) = opened.predict(*inputs)
-    if opened.takes_lengths and answer.ndim == 2:
-        answer = answer[:count]  # the steps after it are padding
-    told = as_json(opened.output, answer, opened.class_names)
-    print(json.dumps(told, indent=2) if command.json else as_text(told))
-
-
-class _Opened(NamedTuple):
-    """What answers for frames, of a run or of an export."""
-
-    predict: Callable[..., Any]  # frames, lengths -> the first output
-    input_shape: tuple[int | None, ...]  # (T, H, W, C), or (H, W, C) of one image
-    takes_lengths: bool
-    output: str
-    class_names: Sequence[str]
-
-    @property
-    def frame_counts(self) -> tuple[int, int | None]:
-        """The fewest and the most files that it takes; `None` for any number."""
-        if len(self.input_shape) == 3:
-            return 1, 1
-        most = self.input_shape[0]
-        return (1 if self.takes_lengths or most is None else most), most
-
-
-def _open(path) -> _Opened:
-    from keras_cnnlstm.artefacts import load_artefact, located
-
-    if (path / "config.json").is_file():
-        return _open_run(path)
-    try:
-        kind, _ = located(path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path}: expected a run directory, as keras-cnnlstm train writes it, or an exported "
-            f"model; found {'neither in this folder' if path.is_dir() else 'no such folder'}."
-        ) from error
-    if kind == "saved_model":
+    if kind_of(command.model) in ("run", "saved_model"):
         _load_tensorflow()
-    artefact = load_artefact(path)
-    takes_lengths, output = (
-        "lengths" in artefact.metadata["inputs"],
-        artefact.metadata["outputs"][0],
-    )
-    names = artefact.class_names
-    return _Opened(artefact.predict, artefact.input_shape, takes_lengths, output, names)
-
-
-def _open_run(path) -> _Opened:
-    _load_tensorflow()
-    from keras_cnnlstm.runs import load_run
-
-    run = load_run(path)
-    takes_lengths = any(tensor.name == "lengths" for tensor in run.model.inputs)
-
-    def predict(frames, lengths):
-        inputs = {"frames": frames, "lengths": lengths} if takes_lengths else frames
-        return run.model.predict(inputs, verbose=0)
-
-    shape = next(tensor.shape for tensor in run.model.inputs if tensor.name == "frames")
-    output = run.model.output_names[0]
-    return _Opened(predict, tuple(shape[1:]), takes_lengths, output, run.class_names)
+    predictor = open_predictor(command.model)
+    clips = [path for path in command.frames if predictor.takes_as_clip(path)]
+    if not clips:
+        told = predictor.answer_images(command.frames, invert=command.invert)
+        print(json.dumps(told, indent=2) if command.json else as_text(told))
+        return
+    if len(clips) < len(command.frames):
+        other = next(path for path in command.frames if path not in clips)
+        raise ValueError(
+            f"frames: expected either image files, the frames of one sequence, or folders and "
+            f"videos, a clip each; received {clips[0]} and {other}."
+        )
+    for clip in clips:
+        told = predictor.answer_clip(clip, invert=command.invert)
+        if command.json:
+            print(json.dumps({"clip": str(clip), **told}), flush=True)
+        elif len(clips) > 1:
+            print(f"{clip}: {headline(told)}", flush=True)
+        else:
+            print(as_text(told))
 
 
 def _stream(command):
     from keras_cnnlstm.answers import as_json, headline
-    from keras_cnnlstm.clips import frame_files, load_frames
+    from keras_cnnlstm.clips import iterate_frames
     from keras_cnnlstm.runs import load_run
     from keras_cnnlstm.streaming import FrameStream
 
     run = load_run(command.run)
     live = FrameStream(run.model, run.class_names)
     height, width, channels = live.stream.frame_shape
-    for file in frame_files(command.source):
-        (frame,) = load_frames(
-            [file], image_size=(height, width), channels=channels, invert=command.invert
-        )
+    frames = iterate_frames(
+        command.source,
+        image_size=(height, width),
+        channels=channels,
+        invert=command.invert != run.config.invert,
+        every=command.every,
+    )
+    for name, frame in frames:
         answer = live.push(frame)
         output = "probabilities" if answer.values is None else "values"
         told = as_json(output, getattr(answer, output), run.class_names)
         if command.json:
-            print(json.dumps({"step": answer.step, "file": str(file), **told}), flush=True)
+            print(json.dumps({"step": answer.step, "file": name, **told}), flush=True)
         else:
-            print(f"{answer.step:5}  {file.name:20}  {headline(told)}", flush=True)
+            print(f"{answer.step:5}  {Path(name).name:20}  {headline(told)}", flush=True)
+
+
+def _validate(command):
+    from keras_cnnlstm.clip_checks import check_clips
+    from keras_cnnlstm.leakage import progress_line
+
+    report = check_clips(command.data, progress=progress_line())
+    print(report.to_json() if command.json else report.text())
+    return 1 if report.failures else 0
 
 
 def _export(command):

@@ -8,12 +8,27 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Literal, Self, Union, get_args, get_origin
+from typing import Any, Literal, Self, Union, get_args, get_origin
 
-_EPOCHS_BUNDLED, _EPOCHS_OTHERS = 8, 40
+_EPOCHS_BUNDLED, _EPOCHS_OTHERS, _EPOCHS_CLIPS = 8, 40, 30
+
+Model = Literal[
+    "cnn_lstm", "bag_of_frames", "flat_mlp", "channel_cnn", "scan_lstm", "renet", "crnn"
+]
+Encoder = Literal[
+    "conv_pool",
+    "small_cnn",
+    "residual_cnn",
+    "vgg16",
+    "resnet50",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "efficientnet_v2_b0",
+]
 
 _TASKS = {
-    "cnn_lstm": ("trend", "digits", "running_sum"),
+    "cnn_lstm": ("trend", "digits", "running_sum", "clip"),
+    "bag_of_frames": ("trend", "clip"),
     "flat_mlp": ("trend",),
     "channel_cnn": ("trend",),
     "scan_lstm": ("label",),
@@ -21,7 +36,9 @@ _TASKS = {
     "crnn": ("text",),
 }  # what each model can be asked, the usual question first
 
-_LENGTHS = {"running_sum": 8, "label": 1}  # of the longest sequence, where it is not 4
+_LENGTHS = {"running_sum": 8, "label": 1, "clip": 16}  # of the longest sequence, where not 4
+_SHORTEST = {"running_sum": 1, "clip": 1}  # sequence, where it is not as long as the longest
+_OF_CLIPS = ("image_size", "channels", "groups", "skip_broken", "flip", "invert", "stride", "cache")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,25 +51,45 @@ class ModelConfig:
     data_dir: str | None = None
     """Folder of TensorFlow Datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
 
-    model: Literal["cnn_lstm", "flat_mlp", "channel_cnn", "scan_lstm", "renet", "crnn"] = "cnn_lstm"
-    """Architecture. "flat_mlp" and "channel_cnn" are the baselines without an LSTM. "scan_lstm" and
-    "renet" read one image by LSTMs alone, "crnn" reads digits side by side as text."""
+    data: str | None = None
+    """Folder of clips of your own, in place of `dataset`: CLASS/CLIP/FRAME.png and CLASS/CLIP.mp4.
+    See keras-cnnlstm validate."""
 
-    task: Literal["trend", "digits", "running_sum", "label", "text"] | None = None
+    image_size: tuple[int, int] | None = None
+    """Height and width in pixels that frames of clips are brought to; by default 64 64."""
+
+    channels: Literal[1, 3] | None = None
+    """1 reads clips in grey, 3 in colour (the default)."""
+
+    model: Model = "cnn_lstm"
+    """Architecture. "bag_of_frames", "flat_mlp" and "channel_cnn" are the baselines without an
+    LSTM. "scan_lstm" and "renet" read one image by LSTMs alone, "crnn" reads digits side by side as
+    text."""
+
+    task: Literal["trend", "digits", "running_sum", "clip", "label", "text"] | None = None
     """What is asked: the trend of a sequence, the digit or the sum so far at each step (cnn_lstm),
-    the label of one image (scan_lstm, renet), a text (crnn). By default what the model is for."""
+    the class of a clip (with --data), the label of one image (scan_lstm, renet), a text (crnn). By
+    default what the model is for."""
 
     length: int | None = None
-    """Frames in the longest sequence (T), 1 to 32, by default 4, of running_sum 8; there are 2T - 1
-    trends. Digits in a text."""
+    """Frames in the longest sequence (T), by default 4, of running_sum 8, of clips 16; at most 32,
+    of clips 10000. There are 2T - 1 trends. Digits in a text."""
 
     min_length: int | None = None
     """Frames in the shortest sequence (digits, running_sum, text); by default as many as in the
-    longest, of running_sum 1."""
+    longest, of running_sum and of clips 1."""
 
-    encoder: Literal["conv_pool", "small_cnn", "residual_cnn"] = "conv_pool"
-    """The CNN that turns a frame into a vector (cnn_lstm and channel_cnn): the reference, one of
-    half its arithmetic, or the strongest, with residual blocks."""
+    encoder: Encoder = "conv_pool"
+    """The CNN that turns a frame into a vector (cnn_lstm, bag_of_frames and
+    channel_cnn): the reference, one of half its arithmetic, the strongest of the small ones, with
+    residual blocks; or a large one that was trained on ImageNet (frames of 32 pixels or more)."""
+
+    encoder_weights: str = "imagenet"
+    """Weights of a large encoder: "imagenet", which are downloaded once, a file of them, or "none"
+    for random ones."""
+
+    fine_tune: int | None = None
+    """Last layers of a large encoder that are trained too; by default none, it is frozen."""
 
     lstm_units: tuple[int, ...] | None = None
     """Units of each LSTM layer, first to last; by default 128 (cnn_lstm, crnn), 100 100 (scan_lstm)
@@ -75,11 +112,15 @@ class ModelConfig:
 
     def __post_init__(self):
         self._check_types()
-        if self.lstm_units is not None:
-            object.__setattr__(self, "lstm_units", tuple(self.lstm_units))
-        self._fill("task", _TASKS[self.model][0])
+        for name in ("lstm_units", "image_size"):
+            if getattr(self, name) is not None:  # a list, if it comes from JSON
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._fill("task", "clip" if self.data else _TASKS[self.model][0])
         self._fill("length", _LENGTHS.get(self.task, 4))
-        self._fill("min_length", 1 if self.task == "running_sum" else self.length)
+        self._fill("min_length", _SHORTEST.get(self.task, self.length))
+        if self.data:
+            self._fill("image_size", (64, 64))
+            self._fill("channels", 3)
         self._check_ranges()
         if self.lstm_units is not None and min(self.lstm_units, default=0) < 1:
             raise ValueError(
@@ -109,37 +150,88 @@ class ModelConfig:
                 f"task: expected {' or '.join(_TASKS[self.model])} with model {self.model}; "
                 f"received {self.task!r}."
             )
-        low, high = {"trend": (2, 32), "label": (1, 1)}.get(self.task, (1, 32))
+        if (self.task == "clip") != (self.data is not None):
+            raise ValueError(
+                f"task: expected clip with a folder of clips (--data), and only then; received "
+                f"{self.task!r} with data {self.data!r}."
+            )
+        low, high = {"trend": (2, 32), "label": (1, 1), "clip": (1, 10_000)}.get(self.task, (1, 32))
         if not low <= self.length <= high:
             raise ValueError(
                 f"length: expected {low} to {high} for the task {self.task}; received "
                 f"{self.length}."
             )
         low = self.length if self.task in ("trend", "label") else 1
-        if not low <= self.min_length <= self.length:
+        high = 1 if self.task == "clip" else self.length
+        if not low <= self.min_length <= high:
             raise ValueError(
-                f"min_length: expected {low} to {self.length} for the task {self.task}; received "
+                f"min_length: expected {low} to {high} for the task {self.task}; received "
                 f"{self.min_length}."
             )
+        if self.data is None:
+            self._check_no_clips()
+
+    def _check_no_clips(self):
+        for field in dataclasses.fields(self):
+            if field.name in _OF_CLIPS and getattr(self, field.name) != field.default:
+                raise ValueError(
+                    f"{field.name}: expected its default without clips; received "
+                    f"{getattr(self, field.name)!r}. Give the folder of clips with --data."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(ModelConfig):
-    """Train a model on images of digits, and score it on digits it has never seen.
+    """Every option of a training run.
 
     With no option at all: the reference CNN-LSTM, which tells the trend of four digits, on the
-    real handwriting that comes with scikit-learn. Writes a run directory with the model, its
-    history, its scores and plots.
+    real handwriting that comes with scikit-learn.
     """
 
-    batch_size: int = 64
-    """Sequences in a training batch; with several devices, all of them together."""
+    batch_size: int | None = None
+    """Sequences in a training batch, with several devices all of them together; by default 64, of
+    clips 16."""
 
-    steps_per_epoch: int = 400
-    """Training batches from one validation to the next."""
+    steps_per_epoch: int | None = None
+    """Training batches from one validation to the next; by default 400, of clips as many as hold
+    each training clip once."""
 
     epochs: int | None = None
-    """Validations until the end; by default 8 on the bundled digits and 40 on other data sets."""
+    """Validations until the end; by default 8 on the bundled digits, 40 on other data sets, 30 on
+    clips."""
+
+    sampling: Literal["segments", "uniform", "window", "first"] | None = None
+    """Which T frames of a longer clip: one out of each of T equal parts, at random in training
+    ("segments", the default); evenly spaced; a window of frames `stride` apart, anywhere in
+    training and in the middle else; the first ones. Shorter clips are padded and masked."""
+
+    stride: int = 1
+    """Every how many frames a "window" takes one."""
+
+    groups: str | None = None
+    """What belongs together in a split of clips, such as all clips of one recording: a regular
+    expression whose first group it is in the clip's name ('^(.+?)_'), or a CSV file with the
+    columns clip and group. By default each clip stands for itself."""
+
+    skip_broken: bool = False
+    """Train although some clips cannot be read, and list them; else they stop the run before it
+    starts."""
+
+    flip: bool = False
+    """Flip half of the training clips left to right. Off, since left and right may be the class."""
+
+    invert: bool = False
+    """Turn frames of clips negative: dark strokes on light paper into light on dark."""
+
+    cache: str | None = None
+    """Folder to keep decoded clips in, for later epochs and runs; with a frozen encoder and
+    --no-augment the encoder's answers instead, so that the LSTM alone trains."""
+
+    patience: int | None = None
+    """Stop after so many validations in a row without a better one; by default never."""
+
+    checkpoint_steps: int | None = None
+    """Also save a checkpoint after every so many batches; there is one after each epoch anyway."""
 
     init_from: str | None = None
     """Run directory to take first weights from, for every layer with the same name and shapes:
@@ -154,12 +246,26 @@ class TrainConfig(ModelConfig):
     schedule: Literal["cosine", "constant"] = "cosine"
     """How the learning rate goes on: down to zero along a half cosine, or not at all."""
 
+    weight_decay: float = 0.0
+    """Share of each weight taken off at every step, times the learning rate: keeps weights small,
+    against learning by heart (Loshchilov and Hutter, "Decoupled Weight Decay Regularization",
+    2019)."""
+
+    ema: float = 0.0
+    """Momentum of a running average of the weights, which takes their place in validation and in
+    what is saved; 0.999 is usual, 0 is off."""
+
     balance: float | None = None
     """Share of training sequences whose trend is drawn uniformly, 0 to 1, by default half of them;
     the rest is natural. Other tasks than trend have none."""
 
     augment: bool = True
-    """Distort each training frame by a small random rotation, shear, zoom and shift."""
+    """Distort each training frame, or clip as a whole, by a small random rotation, shear, zoom and
+    shift."""
+
+    distortion: float = 1.0
+    """Strength of augment: 1 turns a frame by up to 12 degrees and shifts it by up to 8 % of its
+    size; twice that is hard to read."""
 
     validation_sequences: int = 2000
     """Natural sequences of validation digits for each validation, rounded up to whole batches."""
@@ -185,7 +291,24 @@ class TrainConfig(ModelConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self._fill("epochs", _EPOCHS_BUNDLED if self.dataset == "digits" else _EPOCHS_OTHERS)
+        if self.data:
+            self._fill("epochs", _EPOCHS_CLIPS)
+            self._fill("batch_size", 16)
+            self._fill("sampling", "segments")
+            if self.stride > 1 and self.sampling != "window":
+                raise ValueError(
+                    f"stride: expected 1 with sampling {self.sampling}; received {self.stride}. "
+                    "Use it with --sampling window."
+                )
+        else:
+            self._fill("epochs", _EPOCHS_BUNDLED if self.dataset == "digits" else _EPOCHS_OTHERS)
+            self._fill("batch_size", 64)
+            self._fill("steps_per_epoch", 400)
+            if self.sampling is not None:
+                raise ValueError(
+                    f"sampling: expected none without clips; received {self.sampling!r}. Give the "
+                    "folder of clips with --data."
+                )
         self._fill("balance", 0.5 if self.task == "trend" else 0.0)
         if self.balance and self.task != "trend":
             raise ValueError(
@@ -221,9 +344,17 @@ class TrainConfig(ModelConfig):
         return cls(**values)
 
     @property
+    def reading(self) -> dict[str, Any]:
+        """What the model was trained for, and how its frames were read, for those who ask it."""
+        told = ["length", "min_length"]
+        told += ["sampling", "stride", "invert"] if self.data else ["dataset"]
+        return {"name": self.task, **{name: getattr(self, name) for name in told}}
+
+    @property
     def num_steps(self) -> int:
-        """Training batches of the whole run."""
+        """Training batches of the whole run; for clips once `steps_per_epoch` is known."""
         assert self.epochs is not None  # filled in by __post_init__
+        assert self.steps_per_epoch is not None  # filled in when the clips were counted
         return self.epochs * self.steps_per_epoch
 
     @property
@@ -232,8 +363,10 @@ class TrainConfig(ModelConfig):
 
         With the first free number if that is taken.
         """
-        unusual = f"-{self.task}" if self.task != _TASKS[self.model][0] else ""
-        base = Path("runs") / f"{self.dataset.replace('/', '-')}-{self.model}{unusual}"
+        usual = self.task in (_TASKS[self.model][0], "clip")
+        unusual = "" if usual else f"-{self.task}"
+        data = Path(self.data).resolve().name if self.data else self.dataset.replace("/", "-")
+        base = Path("runs") / f"{data}-{self.model}{unusual}"
         number, path = 1, base
         while path.exists():
             number += 1
@@ -242,6 +375,13 @@ class TrainConfig(ModelConfig):
 
 
 _RANGES = (
+    ("stride", 1, 1_000_000),
+    ("fine_tune", 1, 1000),
+    ("patience", 1, 1e6),
+    ("weight_decay", 0, 1),
+    ("ema", 0, 0.99999),
+    ("distortion", 0, 3),
+    ("checkpoint_steps", 1, 1e9),
     ("scan_size", 1, 10_000),
     ("dropout", 0, 0.999),
     ("batch_size", 1, 1_000_000),

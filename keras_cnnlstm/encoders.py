@@ -1,7 +1,8 @@
 """Encoders: CNNs that turn one frame into one vector, `(B, H, W, C) -> (B, features)`.
 
-They take floating-point frames in [0, 1]; the models rescale the raw `uint8` ones. They know
-nothing of time: `models` applies them to each frame of a sequence.
+They take floating-point frames in [0, 1]; the models rescale the raw `uint8` ones. `conv1d` takes
+frames that are lines, `(B, L, C)`, as they are. They know nothing of time: `models` applies them to
+each frame of a sequence.
 """
 
 from collections.abc import Callable, Sequence
@@ -114,9 +115,61 @@ def residual_cnn(
     )
 
 
+def conv1d(
+    filters: Sequence[int] = (32, 64),
+    kernel_size: int = 5,
+    *,
+    pool_size: int = 2,
+    pooling: Literal["max", "flatten"] = "max",
+) -> keras.Sequential:
+    """For frames that are lines `(L, C)`, not planes: windows of a signal, audio, embedded text.
+
+    Conv1D-ReLU-MaxPool for each entry of `filters`, then one vector: with "max", the features of
+    Kim, "Convolutional Neural Networks for Sentence Classification", EMNLP 2014, section 2.
+
+    Args:
+        filters: output channels of each convolution ("same" padding, ReLU), each followed by a
+            max-pooling.
+        kernel_size: length of the convolutions in samples (or words).
+        pool_size: samples of each max-pooling; what is left at the end of a line is pooled too.
+        pooling: how the last maps become a vector. "max" over all positions, for what occurs
+            wherever it does, such as a tone whatever its phase; "flatten", for where it occurs.
+
+    Returns:
+        An unbuilt `keras.Sequential`; lines of (400, 1) become vectors of 64 numbers, or with
+        "flatten" of 6,400.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    sizes = [*filters, kernel_size, pool_size]
+    if not filters or any(size < 1 for size in sizes) or pooling not in ("max", "flatten"):
+        raise ValueError(
+            "conv1d: `filters` must have one entry or more, all sizes must be positive and "
+            f"`pooling` be 'max' or 'flatten'; received {filters}, {kernel_size}, {pool_size} and "
+            f"{pooling!r}."
+        )
+    stack: list[keras.Layer] = []
+    for i, channels in enumerate(filters, start=1):
+        stack += [
+            layers.Conv1D(
+                channels, kernel_size, padding="same", activation="relu", name=f"conv{i}"
+            ),
+            layers.MaxPooling1D(pool_size, padding="same", name=f"pool{i}"),
+        ]
+    # No average: that layer takes masks and divides by their sum, which is 0 in a frame of padding.
+    last = (
+        layers.GlobalMaxPooling1D(name="pool")
+        if pooling == "max"
+        else layers.Flatten(name="flatten")
+    )
+    return keras.Sequential([*stack, last], name="conv1d")
+
+
 ENCODERS: dict[str, Callable[..., keras.Layer]] = {
     "conv_pool": conv_pool,
     "small_cnn": small_cnn,
     "residual_cnn": residual_cnn,
+    "conv1d": conv1d,
 }
 """Encoders by name, as `cnn_lstm(encoder=...)` and `--encoder` take them."""

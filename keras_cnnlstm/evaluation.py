@@ -1,60 +1,36 @@
 """How good a model is: its answers to unseen test data against the truth."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_cnnlstm.digits import LabeledImages
-from keras_cnnlstm.pipeline import batches
 from keras_cnnlstm.scanners import read_text
-from keras_cnnlstm.tasks import Digits, RunningSum, Text, Trend
-
-_TEST_SEED = -2  # negative, so that no training run draws the same sequences
+from keras_cnnlstm.tasks import Digits, RunningSum, Task, Text
 
 
-def score_digits(
-    model: keras.Model,
-    images: LabeledImages,
-    task: Trend | Digits,
-    *,
-    num_sequences: int = 10_000,
+def score(
+    model: keras.Model, tests: Mapping[str, tf.data.Dataset], task: Task
 ) -> dict[str, dict[str, Any]]:
-    """Scores a model on test digits, always on the same sequences of them.
+    """Scores a model on test data.
 
     Args:
         model: built for the task.
-        images: the test digits.
+        tests: finite batches of `(inputs, target)` by the name of the score, such as `natural`;
+            with a weight `(B, T)` at the end if sequences are of unequal length and there is a
+            target at each step. `sources` makes them.
         task: the task that the model was trained for.
-        num_sequences: how many sequences to draw for each score. Single images (`Label`) are
-            not drawn: each counts once.
 
     Returns:
-        For a `Trend` two scores, `natural`, where each digit is uniform, and `balanced`, where
-        each class is; for other tasks `natural` alone. Each has the entries of `scores`,
-        `number_scores` (`RunningSum`) or `text_scores` (`Text`). For `Digits` those of `scores`
-        for the steps, `num_steps` of them, and `sequence_accuracy`, the share of sequences
-        without a mistake, with its interval `sequence_accuracy_95`.
+        For each name the entries of `scores`, `number_scores` (`RunningSum`) or `text_scores`
+        (`Text`). For `Digits` those of `scores` for the steps, `num_steps` of them, and
+        `sequence_accuracy`, the share of sequences without a mistake, with its interval
+        `sequence_accuracy_95`.
     """
-    kinds = {"natural": 0.0, "balanced": 1.0} if isinstance(task, Trend) else {"natural": 0.0}
-    return {
-        name: _score(
-            model,
-            batches(
-                images,
-                task,
-                batch_size=250,
-                seed=_TEST_SEED,
-                balance=balance,
-                num_sequences=num_sequences,
-            ),
-            task,
-        )
-        for name, balance in kinds.items()
-    }
+    return {name: _score(model, sequences, task) for name, sequences in tests.items()}
 
 
 def _score(model, sequences, task):

@@ -1,8 +1,9 @@
 """The architectures: one function each, all of them plain `keras.Model`s.
 
 Every model takes raw `uint8` frames in an input named `frames` and rescales them inside, so
-that training, serving and a browser cannot disagree about the range. Heads are float32 under
-every precision policy. `MODELS` maps the names that configurations use to the functions.
+that training, serving and a browser cannot disagree about the range. Frames that are lines, not
+planes, are float32 and taken as they are. Heads are float32 under every precision policy. `MODELS`
+maps the names that configurations use to the functions.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +28,12 @@ from keras_cnnlstm.encoders import ENCODERS
 from keras_cnnlstm.layers import LengthMask, TimeDistributed
 from keras_cnnlstm.scanners import crnn, renet, scan_lstm
 
-Shape = tuple[int | None, int, int, int]  # (T, H, W, C)
+Shape = tuple[int | None, int, int, int] | tuple[int | None, int, int]  # (T, H, W, C), (T, L, C)
+
+_OTHERS = {
+    "THWC": "Lines (T, L, C) need an encoder of lines, such as 'conv1d'.",
+    "TLC": "Images (T, H, W, C) need an encoder of images, such as 'conv_pool'.",
+}
 
 
 def cnn_lstm(
@@ -56,18 +62,25 @@ def cnn_lstm(
     of Donahue et al., "Long-term Recurrent Convolutional Networks for Visual Recognition and
     Description", CVPR 2015, section 3.
 
+    Sequences of lines, such as windows of a signal, of audio, or of embedded text, are read by an
+    encoder of lines: `cnn_lstm((T, L, C), encoder="conv1d")`. Their frames are float32 numbers
+    which no layer rescales; small ones, as in [-1, 1], learn best.
+
     Args:
         input_shape: `(T, H, W, C)` of a sequence; T may be `None` for any number of frames.
+            `(T, L, C)` for lines of L samples.
         num_classes: size of the answer: classes, or values.
         encoder: frame -> vector, a name in `encoders.ENCODERS` or any Keras layer or model
-            that takes `(B, H, W, C)` floats in [0, 1].
+            that takes `(B, H, W, C)` floats in [0, 1], or lines `(B, L, C)`.
         lstm_units: units of each LSTM layer, first to last.
         bidirectional: read the frames in both directions (doubles an LSTM layer's outputs).
         dropout: share of the outputs of each LSTM layer that is dropped in training, 0 to 1.
         wrap: where time is distributed. "layer" wraps each layer of a `keras.Sequential`
             encoder by itself, so that all of them show in `summary()`; "encoder" wraps the
             encoder as one. Weights and answers are the same, and `set_weights` moves them
-            from one spelling to the other.
+            from one spelling to the other. With `lengths`, batch normalisation must leave the
+            padding out and is told so layer by layer: inside of an encoder wrapped as one, or of
+            a model in it, it must be frozen (`trainable=False`), as in a pretrained one.
         per_step: answer at each step, from the frames so far (with `bidirectional`, from all),
             instead of once at the end.
         head: "probabilities" of classes, or "values", for regression.
@@ -85,9 +98,9 @@ def cnn_lstm(
         name: the model's name.
 
     Returns:
-        A model from `frames (B, T, H, W, C) uint8` to `probabilities (B, num_classes) float32`,
-        or `(B, T, num_classes)` with `per_step`; with another head to `values`. It takes a dict by
-        name where it has several inputs.
+        A model from `frames (B, T, H, W, C) uint8`, or `(B, T, L, C) float32`, to
+        `probabilities (B, num_classes) float32`, or `(B, T, num_classes)` with `per_step`; with
+        another head to `values`. It takes a dict by name where it has several inputs.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -100,14 +113,17 @@ def cnn_lstm(
     check_classes("cnn_lstm", num_classes, head)
     lstm_units = checked_units("cnn_lstm", lstm_units)
     check_dropout("cnn_lstm", dropout)
-    frames = frames_input("cnn_lstm", input_shape, "THWC", batch_size)
+    encoder = _encoder(encoder)
+    frames = _frames("cnn_lstm", input_shape, encoder, batch_size)
     inputs = {"frames": frames}
     mask = None
     if lengths:
         inputs["lengths"] = keras.Input((), batch_size, dtype="int32", name="lengths")
         mask = LengthMask(name="mask")(inputs["lengths"], frames)  # (B, T)
-    x = rescaled(frames)  # (B, T, H, W, C)
+    x = _floats(frames)  # (B, T, H, W, C)
     for layer in _time_distributed(encoder, wrap):
+        if lengths:
+            _check_normalisation(layer.layer)
         x = layer(x, mask=mask)
     _check_features(x)
     before = None
@@ -181,7 +197,7 @@ def channel_cnn(
     as many parameters.
 
     Args:
-        input_shape: `(T, H, W, C)` of a sequence; T must be known.
+        input_shape: `(T, H, W, C)` of a sequence, or `(T, L, C)` of lines; T must be known.
         num_classes: size of the answer.
         encoder: image -> vector, as in `cnn_lstm`; it must take `T*C` channels.
         units: width of each hidden layer (ReLU).
@@ -189,17 +205,19 @@ def channel_cnn(
         name: the model's name.
 
     Returns:
-        A model from `frames (B, T, H, W, C) uint8` to class probabilities
-        `(B, num_classes) float32`.
+        A model from `frames (B, T, H, W, C) uint8`, or `(B, T, L, C) float32`, to class
+        probabilities `(B, num_classes) float32`.
 
     Raises:
         ValueError: if an argument is out of range.
     """
-    frames = _all_frames("channel_cnn", input_shape, num_classes, dropout)
-    _, time, height, width, channels = frames.shape
-    x = layers.Permute((2, 3, 1, 4), name="time_to_channels")(rescaled(frames))  # (B, H, W, T, C)
-    x = layers.Reshape((height, width, time * channels), name="merge_channels")(x)
-    x = _encoder(encoder)(x)  # (B, features)
+    encoder = _encoder(encoder)
+    frames = _all_frames("channel_cnn", input_shape, num_classes, dropout, encoder)
+    _, time, *sides, channels = frames.shape
+    order = (*range(2, 2 + len(sides)), 1, 2 + len(sides))
+    x = layers.Permute(order, name="time_to_channels")(_floats(frames))  # (B, H, W, T, C)
+    x = layers.Reshape((*sides, time * channels), name="merge_channels")(x)
+    x = encoder(x)  # (B, features)
     x = dense_stack(x, checked_units("channel_cnn", units), dropout)
     return keras.Model(frames, answer(x, num_classes), name=name)
 
@@ -225,9 +243,29 @@ def _encoder(encoder):
     return ENCODERS[encoder]()
 
 
+def _frames(model, shape, encoder, batch_size=None):
+    """The input that the encoder reads; where it takes planes and lines, what the shape says."""
+    rank = _rank(encoder) or len(tuple(shape))
+    axes = "TLC" if rank == 3 else "THWC"
+    return frames_input(model, shape, axes, batch_size, remedy=_OTHERS[axes])
+
+
+def _rank(encoder):
+    """How many axes an encoder reads: 3 of lines `(B, L, C)`, 4 of planes; `None` if any."""
+    if isinstance(encoder, keras.Sequential) and encoder.layers:
+        return _rank(encoder.layers[0])
+    spec = next(iter(keras.tree.flatten(getattr(encoder, "input_spec", None))), None)
+    rank = spec and (spec.ndim or spec.min_ndim)
+    return rank if rank in (3, 4) else None
+
+
+def _floats(frames):
+    """Raw pixels rescaled to [0, 1]; samples as they are."""
+    return frames if frames.dtype == "float32" else rescaled(frames)
+
+
 def _time_distributed(encoder, wrap):
     """The wrapped layers that apply `encoder` to each frame, in order."""
-    encoder = _encoder(encoder)
     if wrap == "layer" and isinstance(encoder, keras.Sequential):
         return [TimeDistributed(layer, name=layer.name) for layer in encoder.layers]
     if wrap in ("layer", "encoder"):
@@ -235,20 +273,39 @@ def _time_distributed(encoder, wrap):
     raise ValueError(f"cnn_lstm: `wrap` must be 'layer' or 'encoder'; received {wrap!r}.")
 
 
+def _check_normalisation(layer):
+    """Refuses batch normalisation that would take padded frames into its statistics."""
+    learning = [
+        part.name
+        for part in layer._flatten_layers()
+        if isinstance(part, layers.BatchNormalization) and part.trainable
+    ]
+    if learning and not layer.supports_masking:
+        raise ValueError(
+            "cnn_lstm: `encoder` with `lengths` must have its BatchNormalization where a mask "
+            f"reaches it, or frozen; received {learning[0]!r} inside of {layer.name!r}, where its "
+            "statistics would count the padding. Give a keras.Sequential of layers with "
+            "wrap='layer', or set `encoder.trainable = False`."
+        )
+
+
 def _check_features(x):
     if len(x.shape) != 3 or x.shape[-1] is None:
         raise ValueError(
             "cnn_lstm: `encoder` must turn each frame into one vector of known size; received one "
-            f"whose outputs have shape {tuple(x.shape[2:])} per frame. End it with a Flatten or "
-            "GlobalAveragePooling2D layer."
+            f"whose outputs have shape {tuple(x.shape[2:])} per frame. End it with a Flatten or a "
+            "global pooling layer."
         )
 
 
-def _all_frames(model, input_shape, num_classes, dropout):
-    """The input of a model that has a weight for each frame."""
+def _all_frames(model, input_shape, num_classes, dropout, encoder=None):
+    """The input of a model that has a weight for each frame; of images where it has no encoder."""
     check_classes(model, num_classes)
     check_dropout(model, dropout)
-    frames = frames_input(model, input_shape, "THWC")
+    if encoder is None:
+        frames = frames_input(model, input_shape, "THWC")
+    else:
+        frames = _frames(model, input_shape, encoder)
     if frames.shape[1] is None:
         raise ValueError(
             f"{model}: `input_shape` must have a known T, since the layers after it have a weight "

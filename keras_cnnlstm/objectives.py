@@ -9,10 +9,9 @@ import keras
 from keras import ops
 
 from keras_cnnlstm.config import TrainConfig
-from keras_cnnlstm.digits import LabeledImages
 from keras_cnnlstm.models import MODELS
 from keras_cnnlstm.scanners import read_text
-from keras_cnnlstm.tasks import TASKS, Digits, Label, RunningSum, Text, Trend
+from keras_cnnlstm.tasks import Classes, Digits, Label, RunningSum, Task, Text
 
 # Options that not every model takes: their names in TrainConfig and in the builder.
 _MODEL_OPTIONS = {
@@ -49,7 +48,7 @@ class Objective:
         return best is None or (value < best if self.smaller_is_better else value > best)
 
 
-def objective_for(task: Trend | Digits) -> Objective:
+def objective_for(task: Task) -> Objective:
     """The loss and the metric of a task, new ones with each call."""
     if isinstance(task, RunningSum):
         loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
@@ -78,24 +77,17 @@ def text_accuracy(target: Any, logits: Any) -> Any:
     return ops.cast(ops.all(ops.equal(characters, target - 1), axis=1), "float32")
 
 
-def task_for(config: TrainConfig, images: LabeledImages) -> Trend | Digits:
-    """The task of a run, with as many digits as the images have classes."""
-    options = {} if config.task in ("trend", "label") else {"min_length": config.min_length}
-    return TASKS[config.task or "trend"](config.length, images.num_classes, **options)
-
-
-def build_model(
-    config: TrainConfig, task: Trend | Digits, image_shape: tuple[int, int, int]
-) -> keras.Model:
+def build_model(config: TrainConfig, task: Task, image_shape: tuple[int, int, int]) -> keras.Model:
     """The model of a run, for images `(H, W, C)`.
 
     Raises:
         ValueError: if the model cannot be built so, or has no such option.
     """
     options = model_options(config)
+    if config.model in ("cnn_lstm", "bag_of_frames"):
+        options["lengths"] = task.min_length != task.length or isinstance(task, Classes)
     if config.model == "cnn_lstm":
-        per_step = isinstance(task, Digits)
-        options |= {"per_step": per_step, "lengths": config.min_length != config.length}
+        options["per_step"] = isinstance(task, Digits)
         if isinstance(task, RunningSum):
             options |= {"head": "values", "scale": float(task.num_digits)}
     shape: tuple[int, ...] = (task.length, *image_shape)
@@ -160,5 +152,7 @@ def compile_model(model: keras.Model, config: TrainConfig, objective: Objective)
     if config.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, config.num_steps)
     settings = {"learning_rate": rate, **_OPTIMIZER_OPTIONS.get(config.optimizer, {})}
+    if config.weight_decay:
+        settings["weight_decay"] = config.weight_decay
     optimizer = keras.optimizers.get({"class_name": config.optimizer, "config": settings})
     model.compile(optimizer, objective.loss, weighted_metrics=[objective.metric])

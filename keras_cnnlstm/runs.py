@@ -2,33 +2,31 @@
 
     RUN/config.json          the options, defaults filled in
     RUN/model.keras          the model at its best validation score, without optimizer
-    RUN/checkpoints/last.keras   the model and its optimizer after the last epoch
+    RUN/checkpoints/         all that a training needs to go on, after each of the last epochs
     RUN/history.csv          loss and metric of training and validation, a line an epoch
     RUN/history.png          the same as curves
     RUN/metrics.json         test scores, training time, software and precision
     RUN/confusion.png        the natural test sequences: truth against answer (classes)
     RUN/by_length.png        their error by the length of the sequence (running sum)
     RUN/example/1.png ...    one test sequence, frame by frame, or image, to try `predict` on
+    RUN/classes.json         names of the classes, in the order of the model's answers (clips)
+    RUN/split.csv            which clip is for training, validation and test (clips)
+    RUN/left_out.txt         clips that could not be read, with the reason (clips, if there are any)
+    RUN/leaks.txt            frames that two parts of the split share (clips, if there are any)
 
 Each file is written under a temporary name and then renamed, so none is ever half there.
 """
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
-from PIL import Image
 
 import keras_cnnlstm.layers  # noqa: F401 - registers the classes that saved models are made of
 from keras_cnnlstm.config import TrainConfig
-from keras_cnnlstm.digits import LabeledImages
-from keras_cnnlstm.pipeline import batches
+from keras_cnnlstm.files import read_text, replacing, write_text
 from keras_cnnlstm.tasks import Digits, Trend
 
 
@@ -52,6 +50,8 @@ class Run:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the model's outputs; none for numbers."""
         task, answers = self.config.task, self.model.output_shape[-1]
+        if task == "clip":
+            return read_classes(self.path)
         if task == "trend":
             return Trend((answers + 1) // 2).class_names
         if task == "running_sum":
@@ -73,15 +73,59 @@ def load_run(path: str | Path) -> Run:
         ValueError: if a file of it cannot be read.
     """
     path = Path(path)
-    for name in ("config.json", "model.keras"):
-        if not (path / name).is_file():
-            found = "it has no" if path.is_dir() else "there is no such directory, hence no"
-            raise FileNotFoundError(
-                f"{path}: expected a run directory, as keras-cnnlstm train writes it; "
-                f"{found} {name}."
-            )
-    config = TrainConfig.from_json(_read_text(path / "config.json"))
-    return Run(path, config, load_model(path / "model.keras"), _load_metrics(path / "metrics.json"))
+    config = load_config(path)
+    _check_there(path, "model.keras")
+    metrics = path / "metrics.json"
+    return Run(
+        path,
+        config,
+        load_model(path / "model.keras"),
+        _load_json(metrics) if metrics.exists() else {},
+    )
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Reads the options of a run directory.
+
+    Raises:
+        FileNotFoundError: if there is no such directory, or it has no `config.json`.
+        ValueError: if that cannot be read.
+    """
+    _check_there(path, "config.json")
+    return TrainConfig.from_json(read_text(path / "config.json"))
+
+
+def _check_there(path, name):
+    if not (path / name).is_file():
+        found = "it has no" if path.is_dir() else "there is no such directory, hence no"
+        raise FileNotFoundError(
+            f"{path}: expected a run directory, as keras-cnnlstm train writes it; {found} {name}."
+        )
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The names of the classes of a run on clips, from its `classes.json`.
+
+    Args:
+        path: the run directory.
+
+    Returns:
+        The names, in the order of the model's answers.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no JSON list of different names.
+    """
+    names = _load_json(path / "classes.json")
+    if not (
+        isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and len(set(names)) == len(names) > 1
+    ):
+        raise ValueError(
+            f"{path / 'classes.json'}: expected a JSON list of different names; received {names!r}."
+        )
+    return tuple(names)
 
 
 def new_run_dir(config: TrainConfig) -> Path:
@@ -102,44 +146,10 @@ def new_run_dir(config: TrainConfig) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to `path` when the block ends without an error."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def save_model(model: keras.Model, path: Path) -> None:
     """Writes a model, with its optimizer if it is compiled, in Keras's format."""
     with replacing(path) as temporary:
         model.save(temporary)
-
-
-def write_example(path: Path, images: LabeledImages, task: Trend | Digits) -> None:
-    """Writes one sequence of these images, or one image, as PNG files into a new directory."""
-    path.mkdir()
-    balance = 1.0 if isinstance(task, Trend) else 0.0
-    data = batches(images, task, batch_size=1, seed=0, balance=balance, num_sequences=1)
-    for frames, *_ in data.take(1):
-        if isinstance(frames, dict):  # of unequal length
-            frames = frames["frames"][:, : int(frames["lengths"][0])]
-        frames = np.asarray(frames)[0]  # (T, H, W, C), or one image (H, W, C)
-        frames = frames if frames.ndim == 4 else frames[None]
-        for t, frame in enumerate(frames, start=1):
-            with replacing(path / f"{t:0{len(str(task.length))}}.png") as temporary:
-                Image.fromarray(frame.squeeze(-1) if frame.shape[-1] == 1 else frame).save(
-                    temporary
-                )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def load_model(path: Path) -> keras.Model:
@@ -158,17 +168,8 @@ def load_model(path: Path) -> keras.Model:
         ) from error
 
 
-def _load_metrics(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
+def _load_json(path: Path) -> Any:
     try:
-        return json.loads(_read_text(path))
+        return json.loads(read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON; {error}.") from error
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8 text; {error}.") from error

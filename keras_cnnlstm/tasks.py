@@ -2,7 +2,7 @@
 
 `Trend` asks for one class of the whole sequence, `Digits` for one at each step, `RunningSum` for
 one number at each step, `Label` for the class of a single image, `Text` for the characters of
-digits side by side. `TASKS` has them by name.
+digits side by side, `Classes` for the class of a clip. `TASKS` has them by name.
 
 NumPy only. The methods that work on batches of digits also run inside a TensorFlow graph: pass
 `xp=tf.experimental.numpy`. One implementation serves the data pipeline and the tests.
@@ -379,10 +379,50 @@ class Trend:
         )
 
 
+@dataclass(frozen=True)
+class Classes:
+    """Which of some named classes a clip belongs to: one class of the whole sequence.
+
+    Args:
+        class_names: the names, in the order of their indices; two or more, all different.
+        length: T, frames of the longest sequence; shorter ones are padded.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+
+    >>> Classes(("left", "right"), length=12).num_classes
+    2
+    """
+
+    class_names: tuple[str, ...]
+    length: int = 16
+    min_length: int = 1
+
+    def __post_init__(self):
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        if len(self.class_names) < 2 or len(set(self.class_names)) < len(self.class_names):
+            raise ValueError(
+                "Classes: `class_names` must be two different names or more; received "
+                f"{self.class_names}."
+            )
+        _check_range("Classes: `length` must be {} frames", self.length, 1, 10_000)
+
+    @property
+    def num_classes(self) -> int:
+        """One for each name."""
+        return len(self.class_names)
+
+
+Task = Trend | Digits | Classes
+"""Any of them: `Digits` stands for its subclasses too."""
+
 TASKS: dict[str, type] = {
     "trend": Trend,
     "digits": Digits,
     "running_sum": RunningSum,
+    "clip": Classes,
     "label": Label,
     "text": Text,
 }

@@ -3,100 +3,153 @@
 `runs` says what lies in the directory.
 """
 
-import csv
+import contextlib
+import dataclasses
 import json
-import math
 import os
 import platform
 import sys
-import time
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_cnnlstm import evaluation, plots
 from keras_cnnlstm.artefacts import required
+from keras_cnnlstm.checkpoints import newest_checkpoint
 from keras_cnnlstm.config import TrainConfig
-from keras_cnnlstm.digits import DigitSplits, load_digits
+from keras_cnnlstm.files import locked, replacing, write_text
 from keras_cnnlstm.objectives import (
-    Objective,
     adopt_weights,
     build_model,
     compile_model,
     model_options,
     objective_for,
-    task_for,
 )
-from keras_cnnlstm.pipeline import batches
-from keras_cnnlstm.runs import (
-    Run,
-    load_model,
-    load_run,
-    new_run_dir,
-    replacing,
-    save_model,
-    write_example,
-    write_text,
-)
+from keras_cnnlstm.run_writer import RunWriter, stopping
+from keras_cnnlstm.runs import Run, load_config, load_model, load_run, new_run_dir, save_model
 from keras_cnnlstm.runtime import Runtime
+from keras_cnnlstm.sources import open_source
 from keras_cnnlstm.state_dicts import read_state_dict
-from keras_cnnlstm.tasks import Label
 from keras_cnnlstm.torch_weights import Report, load_torch
 
-_VALIDATION_SEED = -1  # negative, so that no training run draws the same sequences
 
+def train(config: TrainConfig, *, resume: bool = False) -> Run:
+    """Trains, keeps the best model, scores it on test data, and writes the run directory.
 
-def train(config: TrainConfig) -> Run:
-    """Trains, keeps the best model, scores it on test digits, and writes the run directory.
+    A run that was stopped at any moment goes on with `resume`. On the same machine's CPU it ends
+    with bit for bit the weights, history and scores of a run that was never stopped; on a GPU,
+    whose sums come in any order, with nearly the same.
 
     Args:
         config: the options of the run.
+        resume: go on with the run in `config.run_dir` from its newest checkpoint that is whole.
+            Its options must be those of `config`; only `epochs` may have grown.
 
     Returns:
         The run with its best model, as saved.
 
     Raises:
-        ValueError: if options do not fit together, to the machine or to the data.
-        FileExistsError: if the run directory exists.
+        ValueError: if options do not fit together, to the machine, to the data, or to those of the
+            run to resume.
+        FileExistsError: if the run directory exists and is not to be resumed.
+        FileNotFoundError: if there is no such folder of clips, or no run to resume.
+        BlockingIOError: if another process trains this run.
         ConnectionError: if the data is not on this machine and cannot be had.
-        FloatingPointError: if the loss is no longer a number.
+        FloatingPointError: if the loss is no longer a number; the last checkpoint is kept.
+        TrainingStopped: if the process was sent SIGTERM; the checkpoint of that batch is there.
     """
+    if resume:
+        config = resumed_config(config)
     runtime = Runtime(config.precision, config.strategy)
     runtime.check_batch_size(config.batch_size)
     model_options(config)  # refuses before there is a directory
-    source = load_run(config.init_from).model if config.init_from else None
     if config.tensorboard:
         required("tensorboard", extra="tensorboard")
-    splits = load_digits(config.dataset, config.data_dir)
-    task = task_for(config, splits.train)
-    path = new_run_dir(config)
-    print(f"data      {config.dataset}: {_sizes(splits)}")
-    print(f"runtime   {runtime.describe()}")
-    print(f"run       {path}", flush=True)
+    if not resume:
+        source = open_source(config)
+        config = dataclasses.replace(config, steps_per_epoch=source.steps_per_epoch)
+        path = new_run_dir(config)
+        source.save(path)
+        return _train(config, runtime, source, path)
+    path = Path(config.run_dir or "")
+    # A run that was stopped at once may not have got as far as its split.
+    source = open_source(config, path if (path / "split.csv").exists() else None)
+    if newest_checkpoint(path / "checkpoints") is None:
+        source.save(path)
+    return _train(config, runtime, source, path)
 
-    keras.utils.set_random_seed(config.seed)
-    with runtime.scope():
-        objective = objective_for(task)
-        model = build_model(config, task, splits.train.image_shape)
-        if source:
-            print(f"start     from {config.init_from}: {', '.join(adopt_weights(model, source))}")
-        compile_model(model, config, objective)
-        history, seconds = _fit(model, config, splits, task, objective, path)
 
-    best = load_model(path / "model.keras")  # what is scored is what was saved
+def _train(config, runtime, source, path) -> Run:
+    """Trains from the newest checkpoint of a run directory, or from the start."""
+    with _locked(path):
+        checkpoint = newest_checkpoint(path / "checkpoints")
+        print(f"data      {source.describe()}")
+        print(f"runtime   {runtime.describe()}")
+        print(f"run       {path}", flush=True)
+        keras.utils.set_random_seed(config.seed)
+        with runtime.scope():
+            objective = objective_for(source.task)
+            model = build_model(config, source.task, source.image_shape)
+            if config.init_from and not checkpoint:
+                names = adopt_weights(model, load_run(config.init_from).model)
+                print(f"start     from {config.init_from}: {', '.join(names)}")
+            compile_model(model, config, objective)
+            writer = RunWriter(path, objective, config, checkpoint)
+            _fit(model, config, source, writer)
+        return _finish(config, runtime, source, objective, writer)
+
+
+def _finish(config, runtime, source, objective, writer) -> Run:
+    """Scores what was saved, and writes that down."""
+    path = writer.path
+    best = load_model(path / "model.keras")
     metrics = {
-        "test": evaluation.score_digits(
-            best, splits.test, task, num_sequences=config.test_sequences
-        ),
-        "training": _training_facts(config, objective, history, seconds),
+        "test": evaluation.score(best, source.tests(), source.task),
+        "training": _training_facts(config, writer),
         "machine": _machine_facts(runtime),
     }
     write_text(path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    _write_plots(path, history, objective, metrics["test"]["natural"], task)
-    write_example(path / "example", splits.test, task)
+    _write_plots(path, writer.history, objective, metrics["test"], source.task)
     return Run(path, config, best, metrics)
+
+
+def resumed_config(config: TrainConfig) -> TrainConfig:
+    """The options of the run in `config.run_dir`, with as many epochs as `config` asks for.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+        ValueError: if another option differs, or there would be fewer epochs.
+    """
+    if config.run_dir is None:
+        raise ValueError("run_dir: expected the run to resume; received None.")
+    stored = load_config(Path(config.run_dir))
+    differing = [
+        f"{field.name} is {getattr(stored, field.name)!r}, not {getattr(config, field.name)!r}"
+        for field in dataclasses.fields(config)
+        if field.name not in ("run_dir", "epochs")
+        and getattr(config, field.name) not in (None, getattr(stored, field.name))
+    ]
+    if (config.epochs or 0) < (stored.epochs or 0):
+        differing.append(f"epochs is {stored.epochs}, more than {config.epochs}")
+    if differing:
+        raise ValueError(
+            f"resume: expected the options of {config.run_dir}, of which only epochs may grow; "
+            f"{'; '.join(differing)}. Leave them out, or train a new run."
+        )
+    return dataclasses.replace(stored, epochs=config.epochs, run_dir=config.run_dir)
+
+
+@contextlib.contextmanager
+def _locked(path):
+    try:
+        with locked(path / "lock"):
+            yield
+    except BlockingIOError as error:
+        raise BlockingIOError(
+            f"{path}: expected a run that nobody trains; another process does. Wait for it, or "
+            "stop it."
+        ) from error
 
 
 def import_torch(file: str | Path, config: TrainConfig) -> tuple[Run, Report]:
@@ -117,101 +170,51 @@ def import_torch(file: str | Path, config: TrainConfig) -> tuple[Run, Report]:
         ConnectionError: if the data set, which says how large images are, cannot be had.
     """
     state_dict = read_state_dict(file)
-    splits = load_digits(config.dataset, config.data_dir)
-    task = task_for(config, splits.train)
+    source = open_source(config)
     with Runtime("float32", "one-device").scope():
-        model = build_model(config, task, splits.train.image_shape)
+        model = build_model(config, source.task, source.image_shape)
     report = load_torch(model, state_dict)
     path = new_run_dir(config)
     save_model(model, path / "model.keras")
-    write_example(path / "example", splits.test, task)
+    source.save(path)
     return Run(path, config, model, {}), report
 
 
-def _fit(model, config, splits: DigitSplits, task, objective: Objective, path: Path):
-    """Trains; returns the history, a dict an epoch, and the seconds it took."""
-    training, validation = _datasets(config, splits, task)
-    writer = _RunWriter(path, objective)
-    callbacks = [writer, keras.callbacks.TerminateOnNaN()]
+def _fit(model, config, source, writer) -> None:
+    """Trains from where the writer's checkpoint stands to the end."""
+    steps = config.steps_per_epoch
+    callbacks = [writer]
     if config.tensorboard:
-        callbacks.append(keras.callbacks.TensorBoard(path / "tensorboard"))
-    start = time.perf_counter()
-    model.fit(
-        training,
-        validation_data=validation,
-        steps_per_epoch=config.steps_per_epoch,
-        epochs=config.epochs,
-        callbacks=callbacks,
-        shuffle=False,
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
-    if not math.isfinite(writer.history[-1]["loss"]):
-        raise FloatingPointError(
-            f"train: the loss is no longer a number in epoch {len(writer.history)}. Lower "
-            f"learning_rate, now {config.learning_rate:g}, or use precision float32."
-        )
-    return writer.history, time.perf_counter() - start
+        callbacks.append(keras.callbacks.TensorBoard(writer.path / "tensorboard"))
+    validation = source.validation()
+    if writer.step:
+        # Makes the variables of optimizer and metrics, for the checkpoint to set.
+        model.optimizer.build(model.trainable_variables)
+        model.evaluate(validation.take(1), verbose=0)
+    with stopping(writer):
+        # At most twice: the rest of an epoch that was broken off, then all others.
+        while writer.step < config.num_steps and not writer.ended:
+            epoch, done = divmod(writer.step, steps)
+            model.fit(
+                source.training(start=writer.step),
+                validation_data=validation,
+                steps_per_epoch=steps - done,
+                initial_epoch=epoch,
+                epochs=epoch + 1 if done else config.epochs,
+                callbacks=callbacks,
+                shuffle=False,
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
 
 
-def _datasets(config, splits, task):
-    """Endless training batches, and the validation batches of each epoch."""
-    training = batches(
-        splits.train,
-        task,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        balance=config.balance,
-        augment=config.augment,
-    )
-    count = len(splits.validation) if isinstance(task, Label) else config.validation_sequences
-    validation = batches(
-        splits.validation,
-        task,
-        batch_size=config.batch_size,
-        seed=_VALIDATION_SEED,
-        balance=0.0,
-        # Whole batches, for replicas to share; of single images there are only so many.
-        num_sequences=math.ceil(count / config.batch_size) * config.batch_size,
-    )
-    return training, validation
-
-
-class _RunWriter(keras.callbacks.Callback):
-    """After each epoch: the history, the last model, and the best so far."""
-
-    def __init__(self, path: Path, objective: Objective):
-        super().__init__()
-        self.path = path
-        self.objective = objective
-        self.metric = f"val_{objective.metric.name}"
-        self.best: float | None = None
-        self.history: list[dict[str, float]] = []
-
-    def on_epoch_end(self, epoch, logs=None):
-        row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
-        self.history.append(row)
-        with replacing(self.path / "history.csv") as file, file.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, row.keys())
-            writer.writeheader()
-            writer.writerows(self.history)
-        save_model(self.model, self.path / "checkpoints" / "last.keras")
-        if self.objective.better(row[self.metric], self.best):
-            self.best = row[self.metric]
-            # A second model of the same layers has no optimizer: a third of the file's size.
-            bare = keras.Model(self.model.inputs, self.model.outputs, name=self.model.name)
-            save_model(bare, self.path / "model.keras")
-
-
-def _training_facts(config, objective, history, seconds):
-    sequences = len(history) * config.steps_per_epoch * config.batch_size
-    scores = [row[f"val_{objective.metric.name}"] for row in history]
-    best = np.argmin(scores) if objective.smaller_is_better else np.argmax(scores)
+def _training_facts(config, writer):
+    sequences = writer.step * config.batch_size
     return {
-        "epochs": len(history),
-        "best_epoch": 1 + int(best),
+        "epochs": len(writer.history),
+        "best_epoch": 1 + (writer.best_epoch or 0),
         "sequences": sequences,
-        "seconds": round(seconds, 1),
-        "sequences_per_second": round(sequences / seconds, 1),
+        "seconds": round(writer.seconds, 1),
+        "sequences_per_second": round(sequences / max(writer.seconds, 1e-9), 1),
     }
 
 
@@ -226,7 +229,8 @@ def _machine_facts(runtime):
     }
 
 
-def _write_plots(path, history, objective, scores, task):
+def _write_plots(path, history, objective, tests, task):
+    scores = next(iter(tests.values()))  # of digits the natural ones
     figures = {"history.png": plots.plot_history(history, objective.metric.name)}
     if "confusion" in scores:
         figures["confusion.png"] = plots.plot_confusion(scores["confusion"], task.class_names)
@@ -237,7 +241,3 @@ def _write_plots(path, history, objective, scores, task):
     for name, figure in figures.items():
         with replacing(path / name) as temporary:
             plots.save_figure(figure, temporary)
-
-
-def _sizes(splits: DigitSplits) -> str:
-    return ", ".join(f"{len(part):,} {name}" for name, part in splits._asdict().items())

@@ -379,6 +379,16 @@ class TestSmallParts:
         assert frames.shape == (batch_size, *shape)
         assert (frames.name, frames.dtype) == ("frames", "uint8")
 
+    @pytest.mark.parametrize(("time", "batch_size"), [(None, None), (4, 2)])
+    def test_or_lines_of_samples(self, time, batch_size):
+        frames = blocks.frames_input("model", (time, 400, 1), "TLC", batch_size)
+        assert frames.shape == (batch_size, time, 400, 1)
+        assert (frames.name, frames.dtype) == ("frames", "float32")
+
+    def test_what_else_to_do_is_said_at_the_end(self):
+        with pytest.raises(ValueError, match=r"is \(400, 1\)\. Cut it\.$"):
+            blocks.frames_input("net", (4, 400), "TLC", remedy="Cut it.")
+
     @pytest.mark.parametrize(
         ("shape", "axes", "message"),
         [
@@ -388,6 +398,12 @@ class TestSmallParts:
             ((4, None, 28, 1), "THWC", r"received \(4, None, 28, 1\)"),
             ((0, 28, 28, 1), "THWC", r"received \(0, 28, 28, 1\)"),
             ((4, 28, -1, 1), "THWC", r"received \(4, 28, -1, 1\)\. Grey images need their channel"),
+            ((4, 400), "TLC", r"\(T, L, C\), positive, only T possibly None; received \(4, 400\)"),
+            (
+                (4, None, 1),
+                "TLC",
+                r"received \(4, None, 1\)\. A line of one channel needs its axis",
+            ),
         ],
     )
     def test_a_shape_that_cannot_be(self, shape, axes, message):

@@ -11,10 +11,10 @@ import pytest
 
 from keras_cnnlstm import benchmark, cli
 from keras_cnnlstm.config import TrainConfig
-from keras_cnnlstm.digits import load_digits
 from keras_cnnlstm.export import Format
-from keras_cnnlstm.objectives import build_model, task_for
-from keras_cnnlstm.runs import load_run, new_run_dir, save_model, write_example
+from keras_cnnlstm.objectives import build_model
+from keras_cnnlstm.runs import load_run, new_run_dir, save_model
+from keras_cnnlstm.sources import open_source
 
 
 @pytest.fixture(scope="module")
@@ -185,13 +185,13 @@ UNUSUAL = {
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A run of each task, not trained at all."""
-    folder, splits = tmp_path_factory.mktemp("runs"), load_digits()
+    folder = tmp_path_factory.mktemp("runs")
     for name, options in UNUSUAL.items():
         config = TrainConfig(**options, run_dir=str(folder / name))
-        task = task_for(config, splits.train)
+        source = open_source(config)
         path = new_run_dir(config)
-        save_model(build_model(config, task, splits.train.image_shape), path / "model.keras")
-        write_example(path / "example", splits.test, task)
+        save_model(build_model(config, source.task, source.image_shape), path / "model.keras")
+        source.save(path)
     return folder
 
 

@@ -11,12 +11,13 @@ from keras_cnnlstm import plots
 from keras_cnnlstm.evaluation import (
     evaluate,
     number_scores,
-    score_digits,
+    score,
     scores,
     step_scores,
     summary,
     text_scores,
 )
+from keras_cnnlstm.sources import digit_tests
 from keras_cnnlstm.tasks import Digits, Label, RunningSum, Text, Trend
 
 NAMES = ["a", "b", "c"]
@@ -83,7 +84,9 @@ def reader_of_coded_images(task):
 
 def test_a_model_that_knows_the_rule_scores_100_percent(coded_images):
     task = Trend(4)
-    result = score_digits(reader_of_coded_images(task), coded_images, task, num_sequences=700)
+    result = score(
+        reader_of_coded_images(task), digit_tests(coded_images, task, num_sequences=700), task
+    )
     for part in ("natural", "balanced"):
         assert result[part]["accuracy"] == 1
         assert result[part]["num_sequences"] == 700
@@ -124,7 +127,7 @@ class Reader(keras.Model):
     ],
 )
 def test_a_model_that_knows_the_answers_scores_100_percent(coded_images, task, best):
-    result = score_digits(Reader(task), coded_images, task, num_sequences=700)["natural"]
+    result = score(Reader(task), digit_tests(coded_images, task, num_sequences=700), task)["natural"]
     assert {name: result[name] for name in best} == best
     json.dumps(result, allow_nan=False)
     assert "num_sequences" in best or result["num_sequences"] == 700

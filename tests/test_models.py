@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
@@ -12,10 +13,11 @@ from keras import layers
 from scipy.signal import correlate2d
 
 from keras_cnnlstm.blocks import reset_states, state_names
-from keras_cnnlstm.encoders import ENCODERS, conv_pool
+from keras_cnnlstm.encoders import ENCODERS, conv1d, conv_pool, residual_cnn
 from keras_cnnlstm.layers import TimeDistributed
 from keras_cnnlstm.models import MODELS, channel_cnn, cnn_lstm, flat_mlp
 from keras_cnnlstm.scanners import read_text
+from keras_cnnlstm.streaming import Stream
 
 POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
 SMALL = (3, 8, 8, 1)  # (T, H, W, C)
@@ -468,10 +470,252 @@ def test_bad_arguments(build, message):
         build()
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_encoders_turn_frames_into_vectors(name):
-    y = ENCODERS[name]()(np.zeros((2, 28, 28, 1), "float32"))
-    assert y.shape == (2, {"conv_pool": 3136, "small_cnn": 576}[name])
+class TestNormalisation:
+    """Batch normalisation inside of a `cnn_lstm` with lengths counts no frame of padding."""
+
+    LENGTHS = np.array([4, 1, 2, 3], "int32")
+
+    def sequences(self, padding=0, time=4):
+        """The same frames each time, and then other padding, brighter than any frame is."""
+        counts = np.arange(time) < self.LENGTHS[:, None]
+        x = np.full((4, time, 12, 12, 1), 200, "uint8") + batch((time, 12, 12, 1), 4, padding) // 5
+        x[:, :4][counts[:, :4]] = batch((4, 12, 12, 1), 4)[counts[:, :4]] // 2
+        return {"frames": x, "lengths": self.LENGTHS}
+
+    def model(self, time=4, **options):
+        keras.utils.set_random_seed(1)
+        encoder = residual_cnn((4, 6))
+        return cnn_lstm(
+            (time, 12, 12, 1), 3, encoder=encoder, lengths=True, lstm_units=(5,), **options
+        )
+
+    def after_a_step(self, x, time=4):
+        """Loss and answer of a batch in training, and the weights and answers it leads to."""
+        model = self.model(time)
+        trained = keras.ops.convert_to_numpy(model(x, training=True))
+        model = self.model(time)
+        model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+        loss = model.train_on_batch(x, np.array([0, 1, 2, 0]))
+        names = [weight.path for weight in model.weights]
+        assert sum("moving_" in name for name in names) == 10
+        return [trained, loss, *model.get_weights(), predict(model, x)]
+
+    def test_padding_changes_neither_training_nor_averages_nor_answers(self):
+        expected = self.after_a_step(self.sequences())
+        for padding, time, tolerance in ((1, 4, 1e-6), (2, 6, 1e-5)):
+            found = self.after_a_step(self.sequences(padding, time), time)
+            for a, b in zip(found, expected, strict=True):
+                np.testing.assert_allclose(a, b, rtol=tolerance, atol=1e-6)
+
+    def test_the_averages_are_those_of_the_frames_that_count_alone(self):
+        model, x = self.model(), self.sequences()
+        alone = residual_cnn((4, 6))
+        alone.build((None, 12, 12, 1))
+        alone.set_weights(model.get_weights()[: len(alone.weights)])
+        counts = np.arange(4) < self.LENGTHS[:, None]
+        alone(x["frames"][counts] / np.float32(255), training=True)
+        model(x, training=True)
+        moved = 0
+        for weight, other in zip(model.weights, alone.weights, strict=False):
+            found, expected = map(keras.ops.convert_to_numpy, (weight, other))
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+            moved += "moving_mean" in other.path and np.abs(expected).max() > 1e-3
+        assert moved == 5
+
+    def test_wrapped_as_one_the_answers_are_the_same(self):
+        options = {"encoder": "residual_cnn", "lstm_units": (5,)}
+        by_layer, by_encoder = (cnn_lstm(SMALL, 3, wrap=w, **options) for w in ("layer", "encoder"))
+        by_layer(batch(), training=True)  # moves the averages
+        by_encoder.set_weights(by_layer.get_weights())
+        np.testing.assert_allclose(
+            predict(by_encoder, batch()), predict(by_layer, batch()), atol=1e-6
+        )
+
+    def graph(self, trainable):
+        """An encoder that is no chain of layers, with normalisation, learning or frozen."""
+        image = keras.Input((12, 12, 1))
+        x = layers.BatchNormalization(name="norm")(layers.Flatten()(image))
+        encoder = keras.Model(image, layers.Concatenate()([x, x]), name="graph")
+        encoder.trainable = trainable
+        return encoder
+
+    @pytest.mark.parametrize(
+        ("encoder", "wrap", "where"),
+        [
+            (lambda self: residual_cnn((4,)), "encoder", "'norm1' inside of 'residual_cnn'"),
+            (lambda self: self.graph(True), "layer", "'norm' inside of 'graph'"),
+            (
+                lambda self: keras.Sequential([self.graph(True), layers.Dense(2)]), "layer",
+                "'norm' inside of 'graph'",
+            ),
+        ],
+    )  # fmt: skip
+    def test_out_of_a_mask_s_reach_it_must_be_frozen(self, encoder, wrap, where):
+        options = {"encoder": encoder(self), "wrap": wrap}
+        message = f"cnn_lstm: `encoder` with `lengths` must .*received {where}, .*wrap='layer', or"
+        with pytest.raises(ValueError, match=message):
+            cnn_lstm((4, 12, 12, 1), 3, lengths=True, **options)
+        assert cnn_lstm((4, 12, 12, 1), 3, **options).output_shape == (None, 3)
+
+    @pytest.mark.parametrize("wrap", ["layer", "encoder"])
+    def test_frozen_it_counts_nothing(self, wrap):
+        model = cnn_lstm((4, 12, 12, 1), 3, encoder=self.graph(False), wrap=wrap, lengths=True)
+        before = model.get_weights()
+        x, y = (
+            keras.ops.convert_to_numpy(model(self.sequences(seed), training=True))
+            for seed in (0, 1)
+        )
+        np.testing.assert_allclose(x, y, atol=1e-6)
+        for a, b in zip(model.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def tones(count, seed, time=4, length=64):
+    """Sequences of tones in noise, each of any phase: rising (0), falling (1), constant (2) pitch.
+
+    The tones of a falling sequence are those of a rising one, in another order.
+    """
+    rng = np.random.default_rng(seed)
+    trends = rng.integers(3, size=count)
+    rising = np.sort(rng.permuted(np.tile(np.arange(6), (count, 1)), axis=1)[:, :time], axis=1)
+    levels = np.stack([rising, rising[:, ::-1], np.repeat(rising[:, :1], time, 1)], 1)
+    pitches = 3 + 2 * levels[np.arange(count), trends]  # (B, T), waves in a window
+    phases = rng.uniform(0, 2 * np.pi, (count, time, 1))
+    waves = np.sin(2 * np.pi * pitches[..., None] * np.arange(length) / length + phases)
+    x = 0.5 * waves + rng.normal(0, 0.1, waves.shape)
+    return x[..., None].astype("float32"), trends  # (B, T, L, 1), (B,)
+
+
+class TestLines:
+    """Frames that are lines of samples `(L, C)`, not planes of pixels."""
+
+    LINES = (4, 20, 2)  # (T, L, C)
+    SMALL = MappingProxyType({"encoder": "conv1d", "lstm_units": (5,)})
+
+    def batch(self, shape=LINES, size=6, seed=0):
+        return np.random.default_rng(seed).normal(0, 0.5, (size, *shape)).astype("float32")
+
+    def test_learns_which_way_the_pitch_goes(self):
+        encoder = conv1d((8, 16), 9, pool_size=4)
+        model = cnn_lstm((4, 64, 1), 3, encoder=encoder, lstm_units=(16,))
+        model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+        for step in range(300):
+            model.train_on_batch(*tones(32, seed=step))
+        x, trends = tones(1000, seed=10_000)
+        assert (predict(model, x).argmax(axis=1) == trends).mean() > 0.95
+        backwards = np.array([1, 0, 2])[trends]
+        assert (predict(model, x[:, ::-1]).argmax(axis=1) == backwards).mean() > 0.95
+
+    @pytest.mark.parametrize("policy", POLICIES, indirect=True)
+    def test_samples_reach_the_encoder_as_they_are(self, policy):
+        model = cnn_lstm(self.LINES, 3, **self.SMALL)
+        (frames,) = model.inputs
+        assert (frames.name, frames.dtype, frames.shape) == (
+            "frames",
+            "float32",
+            (None, *self.LINES),
+        )
+        assert [layer.name for layer in model.layers] == [
+            "frames", "conv1", "pool1", "conv2", "pool2", "pool", "lstm1", "probabilities",
+        ]  # fmt: skip
+        y = model(self.batch())
+        assert keras.backend.standardize_dtype(y.dtype) == "float32"
+        expected = predict(self.by_parts(model), self.batch())
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(y), expected, atol=1e-6)
+
+    def by_parts(self, model):
+        """The model's own LSTM and head, over its encoder called for one window after the other."""
+        windows = [layer.layer for layer in model.layers[1:6]]
+
+        def answer(x):
+            steps = []
+            for t in range(x.shape[1]):
+                step = x[:, t]
+                for layer in windows:
+                    step = layer(step)
+                steps.append(step)
+            x = keras.ops.stack(steps, axis=1)
+            return model.layers[7](model.layers[6](x))
+
+        return answer
+
+    @pytest.mark.parametrize("options", [
+        {"wrap": "encoder"}, {"bidirectional": True, "per_step": True}, {"head": "values"},
+        {"dropout": 0.2, "encoder": conv1d((4,), pooling="flatten")},
+    ])  # fmt: skip
+    def test_with_all_switches_saves_and_loads_equal(self, options, tmp_path):
+        model = cnn_lstm(self.LINES, 3, **self.SMALL | options)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+        np.testing.assert_array_equal(predict(loaded, self.batch()), predict(model, self.batch()))
+
+    @pytest.mark.parametrize("time", [4, None])
+    def test_padded_windows_change_no_answer(self, time):
+        model = cnn_lstm((time, 20, 2), 3, lengths=True, **self.SMALL)
+        plain, lengths = cnn_lstm((None, 20, 2), 3, **self.SMALL), np.array([4, 1, 3, 3, 4, 1])
+        plain.set_weights(model.get_weights())
+        x = self.batch()
+        x[np.arange(4) >= lengths[:, None]] = 1e3
+        y = predict(model, {"frames": x, "lengths": lengths})
+        for length in (1, 3, 4):
+            alone = predict(plain, x[lengths == length, :length])
+            np.testing.assert_allclose(y[lengths == length], alone, atol=1e-6)
+
+    @pytest.mark.parametrize("encoder", [
+        layers.Flatten(), keras.Sequential([layers.Flatten(), layers.Dense(3)]), layers.LSTM(3),
+        keras.Sequential([keras.Input((20, 2)), layers.GlobalMaxPooling1D()]),
+    ])  # fmt: skip
+    def test_own_encoders_of_lines(self, encoder):
+        model = cnn_lstm(self.LINES, 3, encoder=encoder)
+        assert model.inputs[0].dtype == "float32"
+        assert predict(model, self.batch()).shape == (6, 3)
+
+    def test_channel_cnn_sees_window_t_in_channel_t(self):
+        model = channel_cnn(self.LINES, 3, encoder="conv1d")
+        merged = keras.Model(model.input, model.get_layer("merge_channels").output)
+        x = self.batch()
+        y = predict(merged, x)
+        assert y.shape == (6, 20, 8)
+        for t, c in np.ndindex(4, 2):
+            np.testing.assert_array_equal(y[..., 2 * t + c], x[:, t, :, c])
+
+    @pytest.mark.parametrize("build", [cnn_lstm, channel_cnn])
+    @pytest.mark.parametrize(
+        ("shape", "encoder", "message"),
+        [
+            ((4, 20, 2), "conv_pool", r"\(T, H, W, C\), .*\(4, 20, 2\)\. .*Lines .* as 'conv1d'"),
+            ((4, 20, 2), layers.Conv2D(2, 3), r"\(T, H, W, C\), .* such as 'conv1d'\.$"),
+            ((4, 8, 8, 1), "conv1d", r"\(T, L, C\), .*\(4, 8, 8, 1\)\. .*Images .* as 'conv_pool'"),
+            ((4, 8, 8, 1), layers.LSTM(2), r"\(T, L, C\), .* such as 'conv_pool'\.$"),
+            ((4, 20), "conv1d", r"\(T, L, C\), .*received \(4, 20\)\. A line of one channel needs"),
+            ((4, 20), layers.Flatten(), r"\(T, H, W, C\), .*received \(4, 20\)"),
+            ((4, None, 2), "conv1d", r"\(T, L, C\), positive, only T possibly None; received"),
+        ],
+    )
+    def test_a_shape_that_is_not_the_encoder_s(self, build, shape, encoder, message):
+        with pytest.raises(ValueError, match=f"{build.__name__}: `input_shape` must be {message}"):
+            build(shape, 3, encoder=encoder)
+
+
+@pytest.mark.parametrize(
+    ("shape", "encoder"),
+    [((5, 20, 2), "conv1d"), ((5, 12, 12, 1), "residual_cnn")],
+)
+@pytest.mark.parametrize("lengths", [False, True])
+def test_streams_frame_by_frame(shape, encoder, lengths):
+    model = cnn_lstm(shape, 3, encoder=encoder, lstm_units=(5, 4), per_step=True, lengths=lengths)
+    rng = np.random.default_rng(0)
+    dtype = model.inputs[0].dtype
+    x = rng.integers(0, 256, (3, *shape)).astype(dtype)
+    full = np.full(3, shape[0], "int32")
+    inputs = {"frames": x, "lengths": full} if lengths else x
+    model(inputs, training=True)  # moves the averages
+    expected = predict(model, inputs)
+    stream = Stream(model)
+    state = stream.initial_state(3)
+    for t in range(shape[0]):
+        outputs, state = stream.step(x[:, t], state)
+        np.testing.assert_allclose(outputs["probabilities"], expected[:, t], rtol=1e-4, atol=1e-6)
 
 
 def test_three_narrow_stages_make_a_model_of_a_quarter_of_the_parameters():

@@ -13,9 +13,9 @@ from keras_cnnlstm.objectives import (
     compile_model,
     model_options,
     objective_for,
-    task_for,
     text_accuracy,
 )
+from keras_cnnlstm.sources import digit_task
 from keras_cnnlstm.tasks import Digits, Label, RunningSum, Text, Trend
 
 IMAGE = (8, 8, 1)
@@ -36,7 +36,7 @@ def images(num_classes):
     ],
 )
 def test_a_task_has_as_many_digits_as_the_images_have_classes(options, task):
-    made = task_for(TrainConfig(**options), images(5))
+    made = digit_task(TrainConfig(**options), images(5))
     assert made == task
     assert type(made) is type(task)
 
@@ -57,14 +57,14 @@ def test_a_task_has_as_many_digits_as_the_images_have_classes(options, task):
 )
 def test_the_model_has_the_shape_of_the_task(options, inputs, output):
     config = TrainConfig(**options)
-    model = build_model(config, task_for(config, images(5)), IMAGE)
+    model = build_model(config, digit_task(config, images(5)), IMAGE)
     assert {tensor.name: tensor.shape[1:] for tensor in model.inputs} == inputs
     assert model.output_shape[1:] == output
 
 
 def test_sums_are_answered_in_units_of_the_digits():
     config = TrainConfig(task="running_sum", length=3)
-    model = build_model(config, task_for(config, images(5)), IMAGE)
+    model = build_model(config, digit_task(config, images(5)), IMAGE)
     unscaled = keras.Model(model.input, model.get_layer("unscaled").output)
     inputs = {"frames": np.ones((2, 3, *IMAGE), "uint8"), "lengths": np.array([1, 3], "int32")}
     answer, part = np.asarray(model(inputs)), np.asarray(unscaled(inputs))

@@ -14,10 +14,11 @@ from PIL import Image
 
 from keras_cnnlstm import training
 from keras_cnnlstm.config import TrainConfig
-from keras_cnnlstm.digits import LabeledImages, load_digits
-from keras_cnnlstm.evaluation import score_digits
-from keras_cnnlstm.objectives import task_for
-from keras_cnnlstm.runs import load_run, replacing
+from keras_cnnlstm.digits import LabeledImages
+from keras_cnnlstm.evaluation import score
+from keras_cnnlstm.files import replacing
+from keras_cnnlstm.runs import load_run
+from keras_cnnlstm.sources import batches_to_score, digit_task
 from keras_cnnlstm.tasks import Trend
 from keras_cnnlstm.training import train
 
@@ -76,8 +77,8 @@ def test_a_run_opens_in_a_process_that_has_loaded_nothing_else(run):
 
 
 def test_the_scores_are_those_of_the_saved_model_on_test_digits(run):
-    task = Trend(2)
-    again = score_digits(load_run(run.path).model, load_digits().test, task, num_sequences=200)
+    loaded = load_run(run.path)
+    again = score(loaded.model, *batches_to_score(loaded))
     assert again == run.metrics["test"]
     assert again["natural"]["accuracy"] > 0.5  # it learned something: constant guessing gives 0.45
 
@@ -134,10 +135,7 @@ def test_every_task_trains(options, plot, score, tmp_path):
     assert plots == {"history.png", plot} - {None}
     digits = tuple("0123456789")
     assert loaded.class_names == (() if run.config.task == "running_sum" else digits)
-    again = score_digits(
-        loaded.model, load_digits().test, task_for(run.config, load_digits().train),
-        num_sequences=20,
-    )  # fmt: skip
+    again = score(loaded.model, *batches_to_score(loaded))
     assert again == run.metrics["test"]
     examples = sorted((run.path / "example").iterdir())
     with Image.open(examples[0]) as image:
@@ -154,7 +152,7 @@ def test_tensorboard_logs_training_and_validation(tmp_path):
 
 def test_as_many_digits_as_the_images_have_classes():
     images = LabeledImages(np.zeros((3, 8, 8, 1), np.uint8), [0, 1, 4])
-    assert task_for(TrainConfig(length=3), images) == Trend(3, num_digits=5)
+    assert digit_task(TrainConfig(length=3), images) == Trend(3, num_digits=5)
 
 
 class TestRefused:

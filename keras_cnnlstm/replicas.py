@@ -1,0 +1,341 @@
+"""Several replicas of a model in one `fit`: the losses, weights and scores of a single device.
+
+Keras 3 alone gets these things wrong, which `ReplicatedModel` mends:
+
+* `fit` fails on several machines (`MultiWorkerMirroredStrategy`), and on several devices if the
+  first batch is no multiple of them or one of them gets no row of the last batch;
+* the mean of the replicas' mean losses is not the mean over the batch if the replicas hold unequal
+  numbers of rows, or weights of unequal sums;
+* gradients are clipped, and with `mixed_float16` searched for an overflow, on each replica before
+  they are summed: the norm is another one, and an overflow that is not on the first replica goes
+  into the weights of all.
+
+Two things still differ from one device: `BatchNormalization` takes its statistics over the rows of
+a replica, unless made with `synchronized=True`, and dropout is drawn for each replica alike.
+"""
+
+import contextlib
+import copy
+import functools
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+_KERAS = "3.15."  # the versions whose private names, marked below, are known to mean what they do
+
+_LOST = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+)
+
+
+def distribute(dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Any:
+    """Hands the batches of a dataset to the devices of this process, each its share of the rows.
+
+    Nothing is divided among the workers: each reads its own dataset, whose batches hold its rows.
+
+    Args:
+        dataset: batches of any structure whose tensors all have the rows first. A batch that does
+            not divide gives some devices a row less, or none.
+        strategy: of the replicas.
+
+    Returns:
+        A `tf.distribute.DistributedDataset`, as `fit` and `evaluate` take it.
+    """
+
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    dataset = dataset.with_options(options)
+    if not _several_workers(strategy):
+        return strategy.experimental_distribute_dataset(dataset)
+    # That would divide by the devices of all workers.
+    devices = len(strategy.extended.worker_devices)
+    shares = dataset if devices == 1 else _cut(dataset, devices)
+    result = strategy.distribute_datasets_from_function(lambda context: shares)
+    result._cardinality = dataset.cardinality().numpy()  # private: Keras reads it as steps
+    return result
+
+
+class ReplicatedModel(keras.Model):
+    """A model to `compile`, `fit` and `evaluate` on all replicas of a `tf.distribute` strategy.
+
+    It shares layers and weights with the plain model, and saving it saves that one, optimizer
+    included. Make and use it in the scope in which the plain model was built.
+
+    Datasets give this worker's rows of each batch; see `distribute`. What `fit` and `evaluate`
+    return is exact; the numbers of a running epoch are means over the replicas so far.
+
+    Args:
+        plain: the model.
+
+    Attributes:
+        plain: the model.
+
+    Raises:
+        RuntimeError: if this version of Keras is not one that this is known to work with.
+    """
+
+    def __init__(self, plain: keras.Model):
+        check_keras()
+        # Private: `plain.inputs` is a flat list where the model takes a dict.
+        super().__init__(plain._inputs_struct, plain._outputs_struct, name=plain.name)
+        object.__setattr__(self, "plain", plain)  # not tracked: its layers are here already
+        self._summed = _SummedAlready()
+
+    def compile(self, optimizer="rmsprop", loss=None, **options):
+        """As `keras.Model.compile`; compiles the plain model too, which saves the optimizer."""
+        super().compile(optimizer, keras.tree.map_structure(_over_all_replicas, loss), **options)
+        self._summed.guard(self.optimizer)
+        # Metrics are given by name or shared; the plain model never updates them.
+        self.plain.compile(self.optimizer, loss, **options)
+
+    def fit(self, x=None, y=None, *, validation_data=None, **options):
+        """As `keras.Model.fit`.
+
+        Raises:
+            ValueError: if there are several workers and the data is not a `tf.data.Dataset`.
+            ConnectionError: if another worker has gone.
+        """
+        x, validation_data = self._distributed(x), self._distributed(validation_data)
+        with _lost_workers_named(self.distribute_strategy):
+            return super().fit(x, y, validation_data=validation_data, **options)
+
+    def evaluate(self, x=None, y=None, **options):
+        """As `keras.Model.evaluate`.
+
+        Raises:
+            ValueError: if there are several workers and the data is not a `tf.data.Dataset`.
+            ConnectionError: if another worker has gone.
+        """
+        with _lost_workers_named(self.distribute_strategy):
+            return super().evaluate(self._distributed(x), y, **options)
+
+    def train_step(self, data):
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            answers = self._answers(x, training=True)
+            loss = self.compute_loss(x, y, answers, weight, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        variables = self.trainable_variables
+        gradients = _sum_of_replicas(tape.gradient(scaled, variables))
+        with self._summed:
+            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return self._logs(x, y, answers, weight, loss)
+
+    def test_step(self, data):
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        answers = self._answers(x, training=False)
+        loss = self.compute_loss(x, y, answers, weight, training=False)
+        return self._logs(x, y, answers, weight, loss)
+
+    def save(self, *args, **options):
+        """Saves the plain model."""
+        return self.plain.save(*args, **options)
+
+    def _answers(self, x, training):
+        rows = _rows(x)
+        if isinstance(rows, int) and rows:
+            return self(x, training=training)
+        # No row of the last batch may be left for this replica, and layers fail on nothing.
+        answers = self(keras.tree.map_structure(_at_least_one, x), training=training)
+        return keras.tree.map_structure(lambda a: _first(a, rows), answers)
+
+    def _logs(self, x, y, answers, weight, loss):
+        whole = _sum_of_replicas([loss])[0]
+        tracker = next(metric for metric in self.metrics if metric.name == "loss")
+        tracker.update_state(whole, sample_weight=_rows(x))
+        logs = self.compute_metrics(x, y, answers, weight)
+        if not _several_workers(self.distribute_strategy):
+            return logs
+        # Keras reduces over the first axis of what several workers return.
+        return {name: tf.expand_dims(value, 0) for name, value in logs.items()}
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Private in Keras, where it averages the replicas' batches, which need not be equal."""
+        strategy = self.distribute_strategy
+        if iterator is not None:
+            _, _, batches = next(iter(iterator))
+            data_batch = keras.tree.map_structure(
+                lambda value: strategy.experimental_local_results(value)[0], next(batches)
+            )
+        with strategy.scope():
+            self._symbolic_build(data_batch=data_batch)
+
+    def _distributed(self, data):
+        if isinstance(data, tf.data.Dataset):
+            return distribute(data, self.distribute_strategy)
+        if data is None or not _several_workers(self.distribute_strategy):
+            return data
+        if isinstance(data, tf.distribute.DistributedDataset):
+            return data
+        raise ValueError(
+            "ReplicatedModel: on several workers data must be a tf.data.Dataset of this worker's "
+            f"rows of each batch; received {type(data).__name__}. Make one of the arrays' rows "
+            "`Runtime.rows(batch_size)`."
+        )
+
+
+def check_keras() -> None:
+    """Refuses a version of Keras whose private names are not known to mean the same.
+
+    Raises:
+        RuntimeError: if it is one.
+    """
+    if not keras.__version__.startswith(_KERAS):
+        raise RuntimeError(
+            f"ReplicatedModel: several replicas need keras {_KERAS}*, whose private methods this "
+            f"extends; received {keras.__version__}. Install keras=={_KERAS}*, or train on one "
+            "device."
+        )
+
+
+class _MeanOverReplicas(keras.losses.Loss):
+    """A loss divided by the size, or the weights, of the whole batch: its sum is the mean."""
+
+    def __init__(self, loss):
+        super().__init__(loss.name, loss.reduction, loss.dtype)
+        self._each = copy.copy(loss)
+        self._each.reduction = "none"
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        values = self._each(y_true, y_pred, sample_weight)  # weighted
+        if self.reduction in ("none", None):
+            return values
+        total = ops.sum(values)
+        if self.reduction == "sum":
+            return total
+        mask = getattr(y_pred, "_keras_mask", None)  # private: Keras attaches it to the answers
+        count = ops.cast(self._count(values, mask, sample_weight), total.dtype)
+        return ops.divide_no_nan(total, _sum_of_replicas([tf.stop_gradient(count)])[0])
+
+    def _count(self, values, mask, weight):
+        """What Keras divides the loss of the rows here by."""
+        given = [ops.cast(part, values.dtype) for part in (mask, weight) if part is not None]
+        if self.reduction == "mean_with_sample_weight" and given:
+            return ops.sum(functools.reduce(_product, given))
+        size = ops.cast(ops.size(values), values.dtype)
+        return size if mask is None else size * ops.mean(given[0])
+
+
+class _SummedAlready:
+    """Has optimizers leave out their sum over the replicas while in a block of it."""
+
+    def __init__(self):
+        self._blocks = 0  # a number, since the replicas' steps are traced side by side
+
+    def __enter__(self):
+        self._blocks += 1
+
+    def __exit__(self, *error):
+        self._blocks -= 1
+
+    def guard(self, optimizer):
+        for each in (optimizer, getattr(optimizer, "inner_optimizer", None)):
+            if each is not None:
+                usual = each._all_reduce_sum_gradients  # private
+                each._all_reduce_sum_gradients = functools.partial(self._unless_in_block, usual)
+
+    def _unless_in_block(self, usual, pairs):
+        return list(pairs) if self._blocks else usual(pairs)
+
+
+def _over_all_replicas(loss):
+    """A loss, or its name or function, as one whose mean is over the batch of all replicas."""
+    if loss is None or isinstance(loss, _MeanOverReplicas):
+        return loss
+    if not isinstance(loss, keras.losses.Loss):
+        from keras.src.losses.losses import LossFunctionWrapper  # private, as `compile` does it
+
+        function = keras.losses.get(loss)
+        loss = LossFunctionWrapper(function, name=getattr(function, "__name__", "loss"))
+    return _MeanOverReplicas(loss)
+
+
+def _sum_of_replicas(tensors):
+    """The sums over all replicas of each of these; `None` stays."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return tensors
+    present = [tensor for tensor in tensors if tensor is not None]
+    sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
+    return [None if tensor is None else next(sums) for tensor in tensors]
+
+
+def _several_workers(strategy):
+    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return several and strategy.cluster_resolver.cluster_spec().num_tasks("worker") > 0
+
+
+def _cut(dataset, pieces):
+    """Each batch as this many batches, one after the other."""
+
+    def cut(*batch):
+        def piece(i, tensor):
+            rows = tf.shape(tensor, out_type=tf.int64)[0]
+            part = tensor[rows * i // pieces : rows * (i + 1) // pieces]
+            whole = tensor.shape[0]
+            known = None if whole is None or whole % pieces else whole // pieces
+            return tf.ensure_shape(part, (known, *tensor.shape[1:]))
+
+        def all_pieces(i):
+            result = keras.tree.map_structure(lambda tensor: piece(i, tensor), batch)
+            return result if len(result) > 1 else result[0]
+
+        return tf.data.Dataset.range(pieces).map(all_pieces)
+
+    endless = dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+    result = dataset.flat_map(cut)
+    if endless:  # else each step asks all workers whether there is another
+        result = result.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    return result.prefetch(pieces)
+
+
+def _rows(x):
+    """How many rows a batch has: a number if it is known, else a tensor."""
+    first = keras.tree.flatten(x)[0]
+    return tf.shape(first)[0] if first.shape[0] is None else first.shape[0]
+
+
+def _at_least_one(tensor):
+    """A tensor with one element of 0 along each axis that had none."""
+    missing = tf.cast(tf.equal(tf.shape(tensor), 0), tf.int32)
+    padded = tf.pad(tensor, tf.stack([tf.zeros_like(missing), missing], axis=1))
+    return tf.ensure_shape(padded, (None, *[side or None for side in tensor.shape[1:]]))
+
+
+def _first(tensor, rows):
+    """The first rows of an answer, with the mask that Keras attached to it."""
+    result, mask = tensor[:rows], getattr(tensor, "_keras_mask", None)
+    if mask is not None:
+        result._keras_mask = mask[:rows]
+    return result
+
+
+def _product(mask, weight):
+    """Of which one may have a further axis of 1."""
+    if len(weight.shape) > len(mask.shape):
+        weight = ops.squeeze(weight, -1)
+    elif len(mask.shape) > len(weight.shape):
+        mask = ops.squeeze(mask, -1)
+    return mask * weight
+
+
+@contextlib.contextmanager
+def _lost_workers_named(strategy):
+    """Says in one line that a worker has gone, and how to go on."""
+    try:
+        yield
+    except _LOST as error:
+        if not _several_workers(strategy):
+            raise
+        raise ConnectionError(
+            "fit: another worker stopped or cannot be reached any more "
+            f"({type(error).__name__}). Start all workers again, with --resume to go on from the "
+            "last checkpoint."
+        ) from error

@@ -1,0 +1,158 @@
+"""What a training writes while it runs: history, best model, checkpoints; and how it is stopped."""
+
+import contextlib
+import csv
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+
+from keras_cnnlstm.averaging import WeightAverage
+from keras_cnnlstm.checkpoints import Checkpoint, restore_checkpoint, save_checkpoint
+from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.files import replacing
+from keras_cnnlstm.objectives import Objective
+from keras_cnnlstm.runs import save_model
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """A training was told to stop by SIGTERM, and has saved where it stood."""
+
+
+class RunWriter(keras.callbacks.Callback):
+    """Writes the history, the best model and checkpoints, and starts from a checkpoint.
+
+    Args:
+        path: the run directory.
+        objective: says which epoch is the best.
+        config: the options of the run.
+        checkpoint: where to go on from; by default from the start.
+
+    Attributes:
+        step: batches trained.
+        history: a row of numbers for each whole epoch.
+        seconds: spent in training, before the checkpoint too.
+        average: of the weights, if the options ask for one.
+        told_to_stop: set it to save after this batch and raise `TrainingStopped`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        objective: Objective,
+        config: TrainConfig,
+        checkpoint: Checkpoint | None = None,
+    ):
+        super().__init__()
+        self.path = path
+        self.objective = objective
+        self.config = config
+        self.metric = f"val_{objective.metric.name}"
+        self.history: list[dict[str, float]] = []
+        self.step, self.seconds = 0, 0.0
+        self.average: WeightAverage | None = None
+        self._checkpoint, self._since = checkpoint, time.perf_counter()
+        if checkpoint:
+            self.step = checkpoint.step
+            self.history = checkpoint.facts["history"]
+            self.seconds = checkpoint.facts["seconds"]
+        self.told_to_stop = False
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Index of the best epoch so far, from 0; the first of equal ones."""
+        best = None
+        for epoch, row in enumerate(self.history):
+            if self.objective.better(
+                row[self.metric], None if best is None else self.history[best][self.metric]
+            ):
+                best = epoch
+        return best
+
+    @property
+    def ended(self) -> bool:
+        """Whether there was no better epoch for too long."""
+        best, patience = self.best_epoch, self.config.patience
+        return bool(patience) and best is not None and len(self.history) - 1 - best >= patience
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Not before, since Keras sets the metrics to zero when an epoch begins.
+        if self.config.ema and self.average is None:
+            self.average = WeightAverage(self.model, self.config.ema)
+        if self._checkpoint:
+            restore_checkpoint(self.model, self._checkpoint, self._averages)
+            self._checkpoint = None
+
+    @property
+    def _averages(self):
+        return self.average.variables if self.average else []
+
+    def on_test_begin(self, logs=None):
+        if self.average:
+            self.average.exchange()
+
+    def on_test_end(self, logs=None):
+        if self.average:
+            self.average.exchange()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        if self.average:
+            self.average.update(self.step)
+        if not math.isfinite(float((logs or {}).get("loss", 0.0))):
+            raise FloatingPointError(
+                f"train: the loss is no longer a number at batch {self.step}, in epoch "
+                f"{1 + (self.step - 1) // self.config.steps_per_epoch}. Lower learning_rate, now "
+                f"{self.config.learning_rate:g}, or use precision float32. The last checkpoint "
+                f"is kept in {self.path}."
+            )
+        if self.step % self.config.steps_per_epoch == 0:
+            return  # saved after the validation
+        every = self.config.checkpoint_steps
+        if self.told_to_stop or (every and self.step % every == 0):
+            self._save()
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = {"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}}
+        self.history.append(row)
+        with replacing(self.path / "history.csv") as file, file.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, row.keys())
+            writer.writeheader()
+            writer.writerows(self.history)
+        if self.best_epoch == len(self.history) - 1:
+            # A second model of the same layers has no optimizer: a third of the file's size.
+            bare = keras.Model(self.model.inputs, self.model.outputs, name=self.model.name)
+            with self.average.in_place() if self.average else contextlib.nullcontext():
+                save_model(bare, self.path / "model.keras")
+        self.model.stop_training = self.ended
+        self._save()  # last, so that what a checkpoint tells of is there
+
+    def _save(self):
+        now = time.perf_counter()
+        self.seconds += now - self._since
+        self._since = now
+        facts = {"history": self.history, "seconds": self.seconds}
+        folder = self.path / "checkpoints"
+        save_checkpoint(folder, self.model, self.step, facts, self._averages)
+        if self.told_to_stop:
+            raise TrainingStopped(
+                f"stopped after batch {self.step:,} of {self.config.num_steps:,}; go on with: "
+                f"keras-cnnlstm train --resume {self.path}"
+            )
+
+
+@contextlib.contextmanager
+def stopping(writer: RunWriter) -> Iterator[None]:
+    """Within it SIGTERM makes the writer save after the batch that is being trained, and stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python gives signals to the main thread alone
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: setattr(writer, "told_to_stop", True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,348 @@
+"""Where the data of a run comes from: digits that are drawn, or clips in a folder.
+
+Both kinds of source answer the same questions: what is asked (`task`), the shape of an image, and
+the batches of training, validation and test. So training and evaluation know neither of them.
+"""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from keras_cnnlstm.clip_batches import clip_sequences
+from keras_cnnlstm.clip_checks import check_clips
+from keras_cnnlstm.clips import Clip, find_clips, read_clip
+from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.digits import DigitSplits, LabeledImages, load_digits
+from keras_cnnlstm.files import read_text, replacing, write_text
+from keras_cnnlstm.leakage import progress_line, shared_frames
+from keras_cnnlstm.pipeline import batches
+from keras_cnnlstm.runs import Run, read_classes
+from keras_cnnlstm.splits import Split, read_split, split_clips, write_split
+from keras_cnnlstm.tasks import TASKS, Classes, Digits, Label, Task, Trend
+
+# Negative, so that no training run draws the same sequences.
+_VALIDATION_SEED, _TEST_SEED = -1, -2
+_TEST_BATCH = 250
+_TOLD = 5  # clips left out, and leaks, that are printed; all are listed in the run directory
+_LISTS = {"left out": "left_out.txt", "leak": "leaks.txt"}
+
+
+class DigitSource:
+    """Labelled images, of which sequences are drawn for a task.
+
+    Args:
+        config: the options of the run: `dataset`, `task` and its lengths, batches.
+
+    Attributes:
+        task: what is asked of a sequence, with as many digits as the images have classes.
+        splits: the images.
+        steps_per_epoch: training batches from one validation to the next.
+
+    Raises:
+        ValueError: if there is no such data set.
+        ConnectionError: if it is not on this machine and cannot be had.
+    """
+
+    def __init__(self, config: TrainConfig):
+        self.splits: DigitSplits = load_digits(config.dataset, config.data_dir)
+        self.task: Task = digit_task(config, self.splits.train)
+        self.steps_per_epoch = config.steps_per_epoch
+        self._config = config
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` of a frame."""
+        return self.splits.train.image_shape
+
+    def describe(self) -> str:
+        """What there is, on one line."""
+        parts = (f"{len(part):,} {name}" for name, part in self.splits._asdict().items())
+        return f"{self._config.dataset}: {', '.join(parts)}"
+
+    def training(self, *, start: int = 0) -> tf.data.Dataset:
+        """Endless training batches, from batch `start` on."""
+        config = self._config
+        return batches(
+            self.splits.train,
+            self.task,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            balance=config.balance,
+            augment=config.augment * config.distortion,
+            start=start,
+        )
+
+    def validation(self) -> tf.data.Dataset:
+        """The batches of each validation: whole ones, for replicas to share."""
+        size = self._config.batch_size
+        images = self.splits.validation
+        count = len(images) if isinstance(self.task, Label) else self._config.validation_sequences
+        return batches(
+            images,
+            self.task,
+            batch_size=size,
+            seed=_VALIDATION_SEED,
+            balance=0.0,
+            num_sequences=math.ceil(count / size) * size,
+        )
+
+    def tests(self, num_sequences: int | None = None) -> dict[str, tf.data.Dataset]:
+        """The test batches of each score; see `digit_tests`."""
+        count = num_sequences or self._config.test_sequences
+        return digit_tests(self.splits.test, self.task, num_sequences=count)
+
+    def save(self, path: Path) -> None:
+        """Writes `example/`, a test sequence or image, into a run directory."""
+        balance = 1.0 if isinstance(self.task, Trend) else 0.0
+        data = batches(
+            self.splits.test, self.task, batch_size=1, seed=0, balance=balance, num_sequences=1
+        )
+        for frames, *_ in data.take(1):
+            if isinstance(frames, dict):  # of unequal length
+                frames = frames["frames"][:, : int(frames["lengths"][0])]
+            frames = np.asarray(frames)[0]  # (T, H, W, C), or one image (H, W, C)
+            write_example(path / "example", frames if frames.ndim == 4 else frames[None])
+
+
+def digit_task(config: TrainConfig, images: LabeledImages) -> Trend | Digits:
+    """The task of a run, with as many digits as the images have classes."""
+    options = {} if config.task in ("trend", "label") else {"min_length": config.min_length}
+    return TASKS[config.task or "trend"](config.length, images.num_classes, **options)
+
+
+def digit_tests(
+    images: LabeledImages, task: Task, *, num_sequences: int = 10_000
+) -> dict[str, tf.data.Dataset]:
+    """Test batches of digits, always the same sequences of them.
+
+    Args:
+        images: the test digits.
+        task: what is asked of a sequence of them.
+        num_sequences: how many sequences to draw for each score. Single images (`Label`) are not
+            drawn: each comes once.
+
+    Returns:
+        For a `Trend` two scores' batches, `natural`, where each digit is uniform, and `balanced`,
+        where each class is; for other tasks `natural` alone.
+    """
+    kinds = {"natural": 0.0, "balanced": 1.0} if isinstance(task, Trend) else {"natural": 0.0}
+    options: dict[str, Any] = {"batch_size": _TEST_BATCH, "seed": _TEST_SEED}
+    return {
+        name: batches(images, task, balance=balance, num_sequences=num_sequences, **options)
+        for name, balance in kinds.items()
+    }
+
+
+class ClipSource:
+    """Clips in a folder, split by their groups.
+
+    Args:
+        config: the options of the run: `data`, how frames are read and clips are split.
+        run: a run directory whose split is kept; by default the clips are checked, each frame of
+            each, and split anew.
+
+    Attributes:
+        task: which class a clip belongs to.
+        split: the clips of training, validation and test.
+        left_out: clips that cannot be read, with the reason, where `skip_broken` allows that.
+        leaks: frames of a part that another part has too, pixel for pixel.
+        steps_per_epoch: training batches from one validation to the next: all clips once, unless
+            the options say otherwise.
+
+    Raises:
+        ValueError: if a clip cannot be read, or the clips cannot be split.
+        FileNotFoundError: if there is no such folder, or a clip of the run's is no longer there.
+    """
+
+    def __init__(self, config: TrainConfig, run: Path | None = None):
+        assert config.data is not None  # hence a source of clips
+        self._config = config
+        self.left_out: list[str] = []
+        self.leaks: list[str] = []
+        if run is None:
+            usable = self._checked(config)
+            names = dict.fromkeys(clip.class_name for clip in usable)
+            self.split: Split = split_clips(usable, groups=config.groups)
+            self.leaks = [
+                f"{shared.clip.name} frame {shared.frame} ({shared.part}) is "
+                f"{shared.other.name} frame {shared.other_frame} ({shared.other_part})"
+                for shared in shared_frames(self.split, progress=progress_line())
+            ]
+        else:
+            broken = _left_out(run)
+            clips = [clip for clip in find_clips(config.data) if clip.name not in broken]
+            self.split = read_split(run / "split.csv", clips)
+            names = dict.fromkeys(read_classes(run))
+        self.task: Task = Classes(tuple(names), config.length or 16)
+        self.steps_per_epoch = config.steps_per_epoch or math.ceil(
+            len(self.split.train) / (config.batch_size or 1)
+        )
+
+    def _checked(self, config) -> list[Clip]:
+        """The clips that can be read; refuses the others, or lists them."""
+        report = check_clips(config.data, progress=progress_line())
+        self.left_out = [f"{p.clip or p.place}: {p.reason}" for p in report.failures]
+        if self.left_out and not config.skip_broken:
+            first = "; ".join(self.left_out[:3])
+            raise ValueError(
+                f"data: {len(self.left_out)} of the clips in {config.data} cannot be read ({first}"
+                f"{'; ...' if len(self.left_out) > 3 else ''}). See keras-cnnlstm validate "
+                f"{config.data}; mend or remove them, or leave them out with --skip-broken."
+            )
+        return report.usable
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` that frames are brought to."""
+        assert self._config.image_size is not None  # filled in for clips
+        return (*self._config.image_size, self._config.channels or 3)
+
+    def describe(self) -> str:
+        """What there is, on one line, and a line for each clip left out and each leak."""
+        parts = (f"{len(clips):,} {name}" for name, clips in self.split.items())
+        text = f"{self._config.data}: {self.task.num_classes} classes, clips: {', '.join(parts)}"
+        for what, found in (("left out", self.left_out), ("leak", self.leaks)):
+            text += "".join(f"\n{what:9} {line}" for line in found[:_TOLD])
+            if len(found) > _TOLD:
+                text += f"\n{what:9} and {len(found) - _TOLD:,} more, in {_LISTS[what]}"
+        return text
+
+    def training(self, *, start: int = 0) -> tf.data.Dataset:
+        """Endless training batches, from batch `start` on."""
+        config = self._config
+        return self._batches(
+            self.split.train,
+            seed=config.seed,
+            augment=config.augment * config.distortion,
+            flip=config.flip,
+            start=start,
+        )
+
+    def validation(self) -> tf.data.Dataset:
+        """The batches of each validation: each clip once."""
+        return self._batches(self.split.validation)
+
+    def tests(self, num_sequences: int | None = None) -> dict[str, tf.data.Dataset]:
+        """The test clips, each once: `{"clips": batches}`."""
+        return {"clips": self._batches(self.split.test[:num_sequences])}
+
+    def _batches(self, clips, **options):
+        return _clip_batches(self._config, self.task, clips, **options)
+
+    def save(self, path: Path) -> None:
+        """Writes `split.csv`, `classes.json` and `example/`, a test clip, into a run directory.
+
+        And what was left out, and leaks, if there are any.
+        """
+        write_split(path / "split.csv", self.split)
+        write_text(path / "classes.json", json.dumps(self.task.class_names) + "\n")
+        for what, found in (("left out", self.left_out), ("leak", self.leaks)):
+            if found:
+                write_text(path / _LISTS[what], "".join(f"{line}\n" for line in found))
+        height, width, channels = self.image_shape
+        frames = read_clip(self.split.test[0], image_size=(height, width), channels=channels)
+        write_example(path / "example", frames)
+
+
+def _left_out(run):
+    """Names of the clips that the run was trained without, as they could not be read."""
+    path = run / _LISTS["left out"]
+    lines = read_text(path).splitlines() if path.exists() else []
+    return {line.split(": ", 1)[0] for line in lines}
+
+
+def _clip_batches(config, task, clips, **options):
+    """Batches of clips, read as a run with these options reads them."""
+    return clip_sequences(
+        clips,
+        image_size=config.image_size,
+        channels=config.channels,
+        length=task.length,
+        sampling=config.sampling,
+        stride=config.stride,
+        invert=config.invert,
+        batch_size=config.batch_size,
+        class_names=task.class_names,
+        cache=config.cache,
+        **options,
+    )
+
+
+def batches_to_score(
+    run: Run,
+    *,
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    data: str | None = None,
+    num_sequences: int | None = None,
+) -> tuple[dict[str, tf.data.Dataset], Task]:
+    """The test data of a run, or other data that its model is to be tested on.
+
+    Args:
+        run: the run.
+        dataset: test digits of this data set; by default the one it was trained on.
+        data_dir: folder of TensorFlow Datasets; by default the one it was trained with.
+        data: all clips of this folder; by default the test clips of the one it was trained on.
+        num_sequences: how many sequences to draw for each score, or clips to take at most; by
+            default as in the training, and all clips.
+
+    Returns:
+        Batches by the name of the score, for `evaluation.score`, and the task.
+
+    Raises:
+        ValueError: if the data does not fit the run.
+        FileNotFoundError: if there is no such folder, or a clip is missing.
+        ConnectionError: if a data set cannot be had.
+    """
+    clips = run.config.data is not None
+    if (dataset if clips else data) is not None:
+        given, other = ("dataset", "data") if clips else ("data", "dataset")
+        raise ValueError(
+            f"{given}: expected none, since {run.path} was trained on "
+            f"{'clips' if clips else 'digits'}; give --{other}."
+        )
+    if data is not None:
+        clip_task = Classes(run.class_names, run.config.length or 1)
+        clips = _clips_of_classes(data, run)[:num_sequences]
+        return {"clips": _clip_batches(run.config, clip_task, clips)}, clip_task
+    changes = {"dataset": dataset, "data_dir": data_dir}
+    config = dataclasses.replace(run.config, **{k: v for k, v in changes.items() if v})
+    source = open_source(config, run.path)
+    return source.tests(num_sequences), source.task
+
+
+def _clips_of_classes(data, run):
+    """All clips of a folder, whose classes must be those of the run."""
+    clips = find_clips(data)
+    unknown = {clip.class_name for clip in clips} - set(run.class_names)
+    if unknown:
+        raise ValueError(
+            f"data: expected clips of the classes of {run.path}, {', '.join(run.class_names)}; "
+            f"{data} has {', '.join(sorted(unknown))} too."
+        )
+    return clips
+
+
+def open_source(config: TrainConfig, run: Path | None = None) -> DigitSource | ClipSource:
+    """The source that a run's options name.
+
+    Args:
+        config: the options.
+        run: the run directory, if the run has one already: its split of clips is kept.
+    """
+    return ClipSource(config, run) if config.data else DigitSource(config)
+
+
+def write_example(path: Path, frames: np.ndarray) -> None:
+    """Writes frames `(T, H, W, C)` uint8 as PNG files into a directory."""
+    path.mkdir(exist_ok=True)
+    digits = len(str(len(frames)))
+    for t, frame in enumerate(frames, start=1):
+        with replacing(path / f"{t:0{digits}}.png") as temporary:
+            Image.fromarray(frame.squeeze(-1) if frame.shape[-1] == 1 else frame).save(temporary)

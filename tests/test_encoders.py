@@ -1,0 +1,138 @@
+"""Encoders: what a frame becomes, against NumPy; that places and tones are told apart."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from keras_cnnlstm.encoders import ENCODERS, conv1d, residual_cnn
+
+POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
+FRAMES = dict.fromkeys(ENCODERS, (28, 28, 1)) | {"conv1d": (400, 1)}
+
+
+def numpy(x):
+    return keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))
+
+
+def frames(shape, batch=2):
+    return np.random.default_rng(0).random((batch, *shape), "float32")
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+class TestContract:
+    SIZES = {"conv_pool": 3136, "small_cnn": 576, "residual_cnn": 96, "conv1d": 64}  # noqa: RUF012
+
+    def test_turns_frames_into_vectors(self, name):
+        assert ENCODERS[name]()(frames(FRAMES[name])).shape == (2, self.SIZES[name])
+
+    @pytest.mark.parametrize("policy", POLICIES, indirect=True)
+    def test_in_every_precision_saves_and_loads_equal(self, name, policy, tmp_path):
+        inputs, x = keras.Input(FRAMES[name]), frames(FRAMES[name])
+        model = keras.Model(inputs, ENCODERS[name]()(inputs))
+        model(x, training=True)
+        y = model(x)
+        assert keras.backend.standardize_dtype(y.dtype) == policy.removeprefix("mixed_")
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+        np.testing.assert_array_equal(numpy(loaded(x)), numpy(y))
+        assert numpy(y).std(axis=0).max() > 1e-3  # not the same for each frame
+
+
+class TestResidualCNN:
+    @pytest.mark.parametrize(
+        ("side", "pooling", "size"),
+        [
+            ((28, 28), "average", 12),
+            ((28, 28), "flatten", 4 * 4 * 12),  # 28, 14 after the pooling, 7, 4
+            ((29, 31), "average", 12),
+            ((29, 31), "flatten", 4 * 4 * 12),  # 29x31, 14x15, 7x8, 4x4
+            ((2, 2), "flatten", 12),
+        ],
+    )
+    def test_sides_are_halved_and_rounded_up(self, side, pooling, size):
+        encoder = residual_cnn((4, 8, 12), pooling=pooling)
+        assert encoder(frames((*side, 3))).shape == (2, size)
+        assert [layer.name for layer in encoder.layers] == [
+            "conv1", "pool1", "norm1", "relu1", "block1", "block2", "block3",
+            {"average": "pool", "flatten": "flatten"}[pooling],
+        ]  # fmt: skip
+
+    def moved(self, pooling):
+        """How far apart the vectors of a dot here and of the same dot there are."""
+        keras.utils.set_random_seed(0)
+        x = np.zeros((2, 64, 64, 1), "float32")
+        x[0, 25, 25] = x[1, 33, 33] = 1  # 8 pixels on: whole steps of the last maps
+        here, there = numpy(residual_cnn((4, 8), pooling=pooling)(x))
+        assert here.max() > 0
+        return np.abs(here - there).max() / here.max()
+
+    def test_flatten_tells_where_a_thing_is_and_average_does_not(self):
+        assert self.moved("flatten") > 0.5
+        assert self.moved("average") < 1e-5
+
+    @pytest.mark.parametrize(
+        ("filters", "pooling", "received"),
+        [((), "average", r"\(\) and 'average'"), ((4,), "max", r"\(4,\) and 'max'")],
+    )
+    def test_bad_arguments(self, filters, pooling, received):
+        with pytest.raises(ValueError, match=f"residual_cnn: `filters` must .*received {received}"):
+            residual_cnn(filters, pooling=pooling)
+
+
+def lines_by_hand(weights, lines, pool_size, pooling):
+    """Conv-ReLU-MaxPool over each line in NumPy, one output at a time."""
+    vectors = []
+    for x in lines.astype(float):
+        for kernel, bias in zip(weights[::2], weights[1::2], strict=True):
+            size, half = len(kernel), (len(kernel) - 1) // 2
+            padded = np.pad(x, ((half, size - 1 - half), (0, 0)))
+            maps = [
+                np.tensordot(padded[i : i + size], kernel, ((0, 1), (0, 1))) for i in range(len(x))
+            ]
+            x = np.maximum(0, np.array(maps) + bias)
+            # "same" pooling: what is missing to whole steps is left out on both sides, most behind.
+            missing = -len(x) % pool_size
+            first = pool_size - missing // 2
+            edges = range(first, len(x), pool_size)
+            x = np.array([part.max(axis=0) for part in np.split(x, edges)])
+        vectors.append(x.max(axis=0) if pooling == "max" else x.ravel())
+    return np.array(vectors)
+
+
+class TestConv1D:
+    @pytest.mark.parametrize("pooling", ["max", "flatten"])
+    @pytest.mark.parametrize(
+        ("length", "kernel_size", "pool_size"), [(16, 3, 2), (15, 5, 2), (17, 4, 3), (3, 5, 4)]
+    )
+    def test_equals_loops_in_numpy(self, length, kernel_size, pool_size, pooling):
+        encoder = conv1d((4, 3), kernel_size, pool_size=pool_size, pooling=pooling)
+        x = frames((length, 2), 3) - 0.5
+        encoder.build(x.shape)
+        rng = np.random.default_rng(1)
+        weights = [rng.normal(0, 0.5, w.shape) for w in encoder.get_weights()]
+        encoder.set_weights(weights)
+        found, expected = numpy(encoder(x)), lines_by_hand(weights, x, pool_size, pooling)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        assert (expected > 0).mean() > 0.2
+
+    def test_takes_no_mask_that_would_be_divided_by(self):
+        assert not any(layer.supports_masking for layer in conv1d().layers)
+
+    @pytest.mark.parametrize(
+        ("arguments", "options"),
+        [
+            (((),), {}),
+            (((4, 0),), {}),
+            (((4,), 0), {}),
+            (((4,),), {"pool_size": 0}),
+            (((4,),), {"pooling": "average"}),
+        ],
+    )
+    def test_bad_arguments(self, arguments, options):
+        received = {"pool_size": 2, "pooling": "max"} | options
+        values = f"{received['pool_size']} and {received['pooling']!r}."
+        message = "conv1d: `filters` must have one entry or more, all sizes must be positive"
+        with pytest.raises(ValueError, match=f"{message}.*received .*{re.escape(values)}$"):
+            conv1d(*arguments, **options)

@@ -1,0 +1,279 @@
+"""The estimate against sums by hand; control groups and machines made of files."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_cnnlstm import memory
+from keras_cnnlstm.encoders import conv_pool
+from keras_cnnlstm.layers import ResidualBlock, TimeDistributed
+from keras_cnnlstm.memory import Estimate, activation_memory, available_memory, check_memory
+from keras_cnnlstm.models import cnn_lstm
+
+SHAPE = (2, 4, 4, 1)  # (T, H, W, C)
+# A sequence's bytes: raw and rescaled frames; two maps of 4x4, pooled to 2x2 and flattened; six
+# numbers a step of each of the five units; three classes.
+SEQUENCE = 2 * 16 + 4 * (2 * 16 + 2 * 2 * 16 + 2 * 2 * 4 + 6 * 2 * 5 + 3)
+CONV, LSTM, HEAD = (9 * 2, 2), (8 * 20, 5 * 20, 20), (5 * 3, 3)  # numbers in each weight
+NUMBERS = sum([*CONV, *LSTM, *HEAD])
+
+
+def tiny(shape=SHAPE, **options):
+    return cnn_lstm(shape, 3, **{"encoder": conv_pool((2,)), "lstm_units": (5,)} | options)
+
+
+def per_sequence(model, **options):
+    """Bytes that the model's layers keep of one more sequence."""
+    few, many = (activation_memory(model, b, **options) for b in (1000, 2000))
+    return (many - few) / 1000 / memory._KEPT
+
+
+def fixed(model):
+    """Bytes that do not grow with the batch, but for the graph's."""
+    graph = memory._GRAPH[0] + memory._GRAPH[1] * len(model._flatten_layers())
+    return activation_memory(model, 1) - int(memory._KEPT * per_sequence(model)) - graph
+
+
+class TestEstimate:
+    def test_equals_the_sum_by_hand(self):
+        # Weights, gradients, Adam's two numbers, and twice the largest, the LSTM's kernel.
+        weights = 4 * (4 * NUMBERS + 2 * 8 * 20)
+        # The model, nine layers, of which three are wrapped, and the LSTM's cell.
+        graph = memory._GRAPH[0] + 12 * memory._GRAPH[1]
+        for batch in (1, 6):
+            expected = graph + weights + int(memory._KEPT * batch * SEQUENCE)
+            assert activation_memory(tiny(), batch) == expected
+
+    @pytest.mark.parametrize(
+        "options", [{}, {"wrap": "encoder"}, {"shape": (None, 4, 4, 1)}, {"encoder": "graph"}]
+    )
+    def test_the_activations_are_the_same_however_the_layers_are_put_together(self, options):
+        if "encoder" in options:
+            image = keras.Input((None, None, 1))
+            options = {"encoder": keras.Model(image, conv_pool((2,)).layers[0](image))}
+            x = layers.MaxPooling2D(2)(options["encoder"].output)
+            options["encoder"] = keras.Model(image, layers.Reshape((8,))(x))
+        assert per_sequence(tiny(**options), time=2) == pytest.approx(SEQUENCE, rel=1e-4)
+
+    def test_as_many_frames_as_the_model_is_told(self):
+        model = tiny((None, 4, 4, 1))
+        head = 4 * 3
+        expected = (SEQUENCE - head) / 2 * 7 + head
+        assert per_sequence(model, time=7) == pytest.approx(expected, rel=1e-4)
+
+    def test_lstms_that_answer_at_each_step_and_in_two_directions(self):
+        plain = SEQUENCE - 4 * (6 * 2 * 5 + 3)
+        both = tiny(bidirectional=True, per_step=True)
+        expected = plain + 4 * (6 * 2 * 10 + 2 * 3)
+        assert per_sequence(both) == pytest.approx(expected, rel=1e-4)
+
+    @pytest.mark.parametrize(("filters", "strides", "parts"), [(3, 1, 4), (6, 2, 5)])
+    def test_layers_inside_of_a_layer_count(self, filters, strides, parts):
+        frames = keras.Input((2, 8, 8, 3))
+        model = keras.Model(frames, TimeDistributed(ResidualBlock(filters, strides))(frames))
+        output = 2 * filters * (8 // strides) ** 2
+        # The input has no weight before it, so it goes with the block's first convolution.
+        assert per_sequence(model) == pytest.approx(4 * parts * output, rel=1e-4)
+
+    @pytest.mark.parametrize("policy", ["mixed_bfloat16"], indirect=True)
+    def test_half_precision_takes_half_but_for_pixels_and_the_head(self, policy):
+        full = 2 * 16 + 4 * (2 * 16 + 3)
+        assert per_sequence(tiny()) == pytest.approx(full + (SEQUENCE - full) / 2, rel=1e-4)
+
+    def test_a_frozen_encoder_keeps_nothing_and_has_no_gradients(self):
+        encoder = conv_pool((2,))
+        encoder.trainable = False
+        model = tiny(encoder=encoder, wrap="encoder")
+        passing = 4 * (2 * 16 + 2 * 2 * 16)  # frames in, two maps out, and gone
+        kept = 4 * (6 * 2 * 5 + 3)
+        assert per_sequence(model) == pytest.approx(passing + kept, rel=1e-4)
+        assert fixed(model) == 4 * (NUMBERS + 3 * sum([*LSTM, *HEAD]) + 2 * 8 * 20)
+
+    @pytest.mark.parametrize(("optimizer", "slots"), [("sgd", 0), ("adam", 2), ("rmsprop", 1)])
+    def test_what_the_optimizer_keeps(self, optimizer, slots):
+        model = tiny()
+        model.compile(optimizer, "sparse_categorical_crossentropy")
+        uncompiled = fixed(model)
+        assert uncompiled == 4 * (4 * NUMBERS + 2 * 8 * 20)
+        model.train_on_batch(np.zeros((2, *SHAPE), "uint8"), np.zeros(2, int))
+        expected = 4 * ((2 + slots) * NUMBERS + 2 * 8 * 20)
+        assert 0 <= fixed(model) - expected < 100  # counters, rates and metrics
+
+    def test_sequential_models_and_several_inputs(self):
+        chain = keras.Sequential([keras.Input((6,)), layers.Dense(5), layers.Dense(2)])
+        assert per_sequence(chain) == pytest.approx(4 * (5 + 2), rel=1e-4)
+        options = {"lengths": True, "initial_state": True, "return_state": True}
+        states = per_sequence(tiny(**options)) - SEQUENCE
+        assert 0 < states < 200
+
+    def test_no_layer_is_changed(self):
+        model = tiny()
+        activation_memory(model, 4)
+        assert all(len(layer._inbound_nodes) == 1 for layer in model.layers)
+        assert model.get_layer("lstm1").output.shape == (None, 5)
+
+
+class TestCheck:
+    LIMIT = 50_000_000
+
+    def test_what_fits_is_told(self):
+        estimate = check_memory(tiny(), 64, limit=self.LIMIT)
+        assert estimate.bytes == activation_memory(tiny(), 64) <= self.LIMIT
+        assert (estimate.limit, estimate.batch_size) == (self.LIMIT, 64)
+        assert estimate.describe() == "38 MB of 50 MB for a batch of 64"
+
+    def test_the_largest_batch_that_fits_is_the_largest(self):
+        model = tiny()
+        largest = check_memory(model, 1, limit=self.LIMIT).largest_batch
+        sizes = [activation_memory(model, batch) for batch in (largest, largest + 1)]
+        assert sizes[0] <= self.LIMIT < sizes[1]
+
+    @pytest.mark.parametrize(("shape", "time"), [(SHAPE, None), ((None, 4, 4, 1), 5)])
+    def test_a_batch_that_cannot_fit_and_those_that_the_error_names(self, shape, time):
+        model, options = tiny(shape), {"limit": self.LIMIT, "time": time}
+        with pytest.raises(ValueError, match=r"^check_memory: `batch_size` must be at mo") as info:
+            check_memory(model, 2**20, **options)
+        found = re.search(
+            r"at most (\d+) with 'cnn_lstm' and T=(\d), to fit into 50 MB; received 1048576, which "
+            r"takes [\d.]+ GB\. Take (\d+), or fewer frames",
+            str(info.value),
+        )
+        largest, frames, power = map(int, found.groups())
+        assert frames == (time or 2)
+        assert largest / 2 < power <= largest
+        assert power.bit_count() == 1
+        for batch in (largest, power):
+            assert check_memory(model, batch, **options).largest_batch == largest
+        with pytest.raises(ValueError, match=f"at most {largest} with"):
+            check_memory(model, largest + 1, **options)
+
+    def test_a_model_of_images_has_no_frames_to_name(self):
+        model = keras.Sequential([keras.Input((6,)), layers.Dense(5)], name="net")
+        with pytest.raises(ValueError, match=r"at most \d+ with 'net', to fit into 50 MB"):
+            check_memory(model, 10**9, limit=self.LIMIT)
+
+    @pytest.mark.parametrize("limit", [0, 1, 10**6])
+    def test_a_model_that_does_not_fit_at_all(self, limit):
+        message = r"`model` must fit into .*received 'cnn_lstm', which takes 38 MB for a batch of 1"
+        with pytest.raises(ValueError, match=message):
+            check_memory(tiny(), 1, limit=limit)
+
+    def test_the_machine_s_memory_by_default(self, monkeypatch):
+        monkeypatch.setattr(memory, "_available", lambda root: self.LIMIT)
+        assert check_memory(tiny(), 4).limit == self.LIMIT
+        with pytest.raises(ValueError, match="to fit into 50 MB"):
+            check_memory(tiny(), 2**20)
+
+    @pytest.mark.parametrize("call", [activation_memory, check_memory])
+    @pytest.mark.parametrize(
+        ("shape", "arguments", "message"),
+        [
+            (
+                SHAPE,
+                {"batch_size": 0},
+                "`batch_size` must be a whole number, 1 or more; received 0",
+            ),
+            (SHAPE, {"batch_size": 2.5}, "`batch_size` must be a whole .*received 2.5"),
+            (
+                (None, 4, 4, 1),
+                {},
+                "`time` must be the number .*'cnn_lstm' takes any; received None",
+            ),
+            ((None, 4, 4, 1), {"time": 0}, "`time` must be the number of frames.*received 0"),
+        ],
+    )
+    def test_bad_arguments(self, call, shape, arguments, message):
+        with pytest.raises(ValueError, match=f"^{call.__name__}: {message}"):
+            call(tiny(shape), **{"batch_size": 4} | arguments)
+
+    def test_models_whose_layers_cannot_be_followed(self):
+        unbuilt = keras.Sequential([layers.Dense(2)], name="net")
+        with pytest.raises(ValueError, match=r"`model` must have a graph .*Sequential 'net' with"):
+            activation_memory(unbuilt, 4)
+        image = keras.Input((8, None, 1), name="image")
+        model = keras.Model(image, layers.GlobalMaxPooling2D()(image))
+        with pytest.raises(ValueError, match=r"known size .*\(None, 8, None, 1\) for 'image'"):
+            activation_memory(model, 4)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (1, "1 B"), (1_000, "1 kB"), (37_600_000, "38 MB"), (1_234_000_000, "1.2 GB"),
+        (999_400_000, "999 MB"), (999_600_000, "1 GB"), (9_960_000, "10 MB"),
+        (2 * 10**15, "2000 TB"),
+    ],
+)  # fmt: skip
+def test_sizes_as_a_person_says_them(size, text):
+    estimate = Estimate(bytes=size, limit=2 * 10**10, largest_batch=64, batch_size=64)
+    assert estimate.describe() == f"{text} of 20 GB for a batch of 64"
+
+
+class TestAvailableMemory:
+    """A machine of 8,000 kB, with the files of its control groups."""
+
+    def machine(self, root, groups, files):
+        files = {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable:    8000 kB\n"} | files
+        for name, text in {"proc/self/cgroup": groups, **files}.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        return memory._available(root)
+
+    def v2(self, folder, limit, used=1000, cached=300):
+        return {
+            f"{folder}/memory.max": f"{limit}\n",
+            f"{folder}/memory.current": f"{used}\n",
+            f"{folder}/memory.stat": f"anon 9\ninactive_file {cached}\nactive_file 7\n",
+        }
+
+    def v1(self, folder, limit, used=1000, cached=300):
+        return {
+            f"{folder}/memory.limit_in_bytes": f"{limit}\n",
+            f"{folder}/memory.usage_in_bytes": f"{used}\n",
+            f"{folder}/memory.stat": f"inactive_file 5\ntotal_inactive_file {cached}\n",
+        }
+
+    ALL = 8000 * 1024
+
+    def test_what_the_machine_has_without_limits(self, tmp_path):
+        files = self.v2("sys/fs/cgroup", "max")
+        assert self.machine(tmp_path, "0::/\n", files) == self.ALL
+
+    def test_a_limit_less_what_is_used_but_for_the_cache(self, tmp_path):
+        files = self.v2("sys/fs/cgroup/job", 5000)
+        assert self.machine(tmp_path, "0::/job\n", files) == 5000 - 1000 + 300
+
+    def test_the_least_of_all_groups_above(self, tmp_path):
+        files = self.v2("sys/fs/cgroup/a/b", 5000) | self.v2("sys/fs/cgroup/a", 2000, 600, 0)
+        assert self.machine(tmp_path, "0::/a/b\n", files) == 2000 - 600
+
+    def test_groups_of_the_first_version(self, tmp_path):
+        files = self.v1("sys/fs/cgroup/memory/job", 5000)
+        files |= self.v1("sys/fs/cgroup/memory", 9223372036854771712)
+        groups = "4:cpu,cpuacct:/\n3:memory:/job\n0::/\n"
+        assert self.machine(tmp_path, groups, files) == 5000 - 1000 + 300
+
+    def test_in_a_container_whose_group_lies_elsewhere(self, tmp_path):
+        files = self.v1("sys/fs/cgroup/memory", 5000)
+        assert self.machine(tmp_path, "3:memory:/docker/4af\n", files) == 5000 - 1000 + 300
+
+    def test_other_groups_say_nothing(self, tmp_path):
+        files = self.v1("sys/fs/cgroup/memory/job", 5000)
+        assert self.machine(tmp_path, "3:cpu:/job\n", files) == self.ALL
+
+    def test_more_used_than_allowed_is_nothing_left(self, tmp_path):
+        files = self.v2("sys/fs/cgroup", 500)
+        assert self.machine(tmp_path, "0::/\n", files) == 0
+
+    def test_systems_that_are_not_linux(self, tmp_path, monkeypatch):
+        sizes = {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}
+        monkeypatch.setattr(memory.os, "sysconf", sizes.__getitem__, raising=False)
+        assert memory._available(tmp_path) == 4_096_000
+        monkeypatch.delattr(memory.os, "sysconf")
+        assert memory._available(tmp_path) == memory.sys.maxsize
+
+    def test_this_machine_has_some(self):
+        assert 10**6 < available_memory() < 10**15

@@ -1,0 +1,266 @@
+"""A run that was stopped goes on as if it had not been: exactly, from any moment, or not at all."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from keras_cnnlstm import run_writer
+from keras_cnnlstm.checkpoints import newest_checkpoint, save_checkpoint
+from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.files import locked
+from keras_cnnlstm.runs import load_run
+from keras_cnnlstm.training import train
+
+# Dropout and the average of the weights have states of their own, batch normalisation too.
+OPTIONS = {
+    "length": 2, "encoder": "small_cnn", "lstm_units": (8,), "dropout": 0.3, "ema": 0.9,
+    "epochs": 3, "steps_per_epoch": 6, "batch_size": 8, "checkpoint_steps": 4,
+    "validation_sequences": 16, "test_sequences": 50, "precision": "float32",
+}  # fmt: skip
+
+
+def config(path, **changes):
+    return TrainConfig(**(OPTIONS | {"run_dir": str(path)} | changes))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never stopped."""
+    return train(config(tmp_path_factory.mktemp("whole") / "run"))
+
+
+def assert_same(run, whole):
+    """Weights, history, scores and the last checkpoint are equal bit for bit."""
+    assert (run.path / "history.csv").read_bytes() == (whole.path / "history.csv").read_bytes()
+    assert run.metrics["test"] == whole.metrics["test"]
+    assert run.metrics["training"]["best_epoch"] == whole.metrics["training"]["best_epoch"]
+    for a, b in zip(run.model.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    last, expected = (newest_checkpoint(r.path / "checkpoints") for r in (run, whole))
+    assert (last.step, last.names) == (expected.step, expected.names)
+    assert any("seed_generator" in name for name in last.names)
+    for a, b in zip(last.arrays, expected.arrays, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+KILLS = 20
+
+
+class PowerCutError(Exception):
+    pass
+
+
+def cut_after(monkeypatch, batches):
+    """The training breaks off after so many batches, as if the power had failed."""
+    original = run_writer.RunWriter.on_train_batch_end
+
+    def on_train_batch_end(self, batch, logs=None):
+        original(self, batch, logs)
+        if self.step == batches:
+            raise PowerCutError
+
+    monkeypatch.setattr(run_writer.RunWriter, "on_train_batch_end", on_train_batch_end)
+
+
+@pytest.mark.parametrize("batches", [1, 5, 6, 9, 18])
+def test_a_run_that_broke_off_ends_as_if_it_had_not(batches, whole, tmp_path):
+    # Before the first checkpoint, after one in mid-epoch, at the end of an epoch and of the run.
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCutError):
+        cut_after(patch, batches)
+        train(config(tmp_path / "run"))
+    stood = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert (stood.step if stood else 0) == {1: 0, 5: 4, 6: 4, 9: 8, 18: 16}[batches]
+    assert_same(train(config(tmp_path / "run"), resume=True), whole)
+
+
+def test_a_finished_run_is_scored_again_and_stays_the_same(whole):
+    before = json.loads((whole.path / "metrics.json").read_text())
+    assert_same(train(config(whole.path), resume=True), whole)
+    after = json.loads((whole.path / "metrics.json").read_text())
+    assert after["training"]["epochs"] == before["training"]["epochs"]
+
+
+def test_a_run_can_grow(tmp_path):
+    constant = {"schedule": "constant", "lstm_units": (4,)}  # a schedule would end later
+    long = train(config(tmp_path / "long", **constant))
+    train(config(tmp_path / "short", epochs=1, **constant))
+    assert_same(train(config(tmp_path / "short", **constant), resume=True), long)
+
+
+def test_half_precision_resumes_exactly_too(tmp_path):
+    half = {"precision": "mixed_float16", "epochs": 2, "test_sequences": 10}
+    whole = train(config(tmp_path / "whole", **half))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCutError):
+        cut_after(patch, 9)
+        train(config(tmp_path / "run", **half))
+    assert_same(train(config(tmp_path / "run", **half), resume=True), whole)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
+def test_a_damaged_checkpoint_is_found_out_and_the_one_before_is_used(damage, whole, tmp_path):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCutError):
+        cut_after(patch, 14)
+        train(config(tmp_path / "run"))
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    assert newest.name == "step-00000012.npz"
+    content = bytearray(newest.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1  # one bit of one weight
+    newest.write_bytes({"cut": content[:-100], "flipped": content, "emptied": b""}[damage])
+    with pytest.warns(UserWarning, match="step-00000012.npz: this checkpoint is damaged"):
+        assert newest_checkpoint(newest.parent).step == 8
+    with pytest.warns(UserWarning, match="going back to the one before it"):
+        run = train(config(tmp_path / "run"), resume=True)
+    assert_same(run, whole)
+
+
+def test_the_last_three_checkpoints_are_kept(whole):
+    names = [path.name for path in sorted((whole.path / "checkpoints").iterdir())]
+    assert names == ["step-00000012.npz", "step-00000016.npz", "step-00000018.npz"]
+
+
+def test_a_failed_write_leaves_the_checkpoints_there_were(whole, tmp_path, monkeypatch):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    model.fit(np.ones((4, 2)), np.ones(4), verbose=0)
+    save_checkpoint(tmp_path, model, 1, {})
+
+    def full(file, **arrays):
+        file.write(b"half of")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(np, "savez", full)
+        save_checkpoint(tmp_path, model, 2, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.npz"]
+
+
+def test_no_better_epoch_for_too_long_ends_the_run_and_so_when_resumed(tmp_path):
+    options = {"patience": 1, "epochs": 6, "learning_rate": 1e-6, "test_sequences": 10}
+    whole = train(config(tmp_path / "whole", **options))
+    epochs = whole.metrics["training"]["epochs"]
+    assert epochs < 6
+    assert whole.metrics["training"]["best_epoch"] == epochs - 1
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCutError):
+        cut_after(patch, 6 * epochs - 1)
+        train(config(tmp_path / "run", **options))
+    assert_same(train(config(tmp_path / "run", **options), resume=True), whole)
+
+
+class TestRefused:
+    def test_options_that_changed(self, whole):
+        changed = config(whole.path, learning_rate=0.5, dropout=0.1)
+        with pytest.raises(
+            ValueError,
+            match=r"only epochs may grow; dropout is 0\.3, not 0\.1; learning_rate is 0\.001, not",
+        ):
+            train(changed, resume=True)
+
+    def test_fewer_epochs(self, whole):
+        with pytest.raises(ValueError, match="epochs is 3, more than 2"):
+            train(config(whole.path, epochs=2), resume=True)
+
+    def test_no_run(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="expected a run directory"):
+            train(config(tmp_path / "none"), resume=True)
+        with pytest.raises(ValueError, match="run_dir: expected the run to resume"):
+            train(TrainConfig(), resume=True)
+
+    def test_a_run_that_another_process_trains(self, whole):
+        code = (
+            "import sys; from pathlib import Path; from keras_cnnlstm.files import locked\n"
+            "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(whole.path / "lock")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        with process:
+            assert process.stdout.readline() == "held\n"
+            with pytest.raises(BlockingIOError, match="expected a run that nobody trains"):
+                train(config(whole.path), resume=True)
+            process.stdin.close()
+        with locked(whole.path / "lock"):  # free again, though the file is there
+            pass
+
+    def test_another_model(self, whole, tmp_path):
+        path = tmp_path / "run"
+        path.mkdir()
+        options = dataclasses.asdict(whole.config) | {"lstm_units": (16,)}
+        (path / "config.json").write_text(json.dumps(options))
+        (path / "checkpoints").mkdir()
+        newest = newest_checkpoint(whole.path / "checkpoints").path
+        (path / "checkpoints" / newest.name).write_bytes(newest.read_bytes())
+        with pytest.raises(ValueError, match="expected the variables of this model"):
+            train(config(path, lstm_units=(16,), epochs=4), resume=True)
+
+
+def start(*words):
+    command = [sys.executable, "-m", "keras_cnnlstm.cli", "train", *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def flags(path):
+    options = OPTIONS | {"run_dir": path, "lstm_units": 8}
+    return [w for k, v in options.items() for w in (f"--{k.replace('_', '-')}", v)]
+
+
+def until(process, text):
+    """Reads what a process prints up to the line with this text."""
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(process.stderr.read())
+
+
+def test_a_terminated_run_saves_says_how_to_go_on_and_does(whole, tmp_path):
+    process = start(*flags(tmp_path / "run"), "--epochs", 2000)
+    with process:
+        until(process, "Epoch 2/")
+        process.send_signal(signal.SIGTERM)
+        _, complaint = process.communicate()
+    assert process.returncode == 143
+    step = int(re.search(r"stopped after batch ([\d,]+) of 12,000", complaint)[1].replace(",", ""))
+    assert f"go on with: keras-cnnlstm train --resume {tmp_path / 'run'}" in complaint
+    assert newest_checkpoint(tmp_path / "run" / "checkpoints").step == step >= 6
+
+
+@pytest.mark.faults
+def test_runs_killed_at_random_moments_end_as_if_they_had_not(whole, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    began = time.perf_counter()
+    with start(*flags(tmp_path / "undisturbed")) as process:
+        until(process, "run  ")
+        training = time.perf_counter()
+        process.communicate()
+        seconds = time.perf_counter() - training
+    undisturbed = load_run(tmp_path / "undisturbed")
+    killed = runs = 0
+    while killed < KILLS:
+        path, runs = tmp_path / str(runs), runs + 1
+        words, ended = flags(path), False
+        while not ended:
+            with start(*words) as process:
+                until(process, "run  ")
+                try:
+                    moment = rng.uniform(0, 1.2 * seconds) if killed < KILLS else None
+                    _, complaint = process.communicate(timeout=moment)
+                    assert process.returncode == 0, complaint
+                    ended = True
+                except subprocess.TimeoutExpired:
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed += 1
+            words = ["--resume", path]
+        assert_same(load_run(path), undisturbed)
+    with capsys.disabled():
+        minutes = (time.perf_counter() - began) / 60
+        print(f"\n{killed} kills of {runs} runs, each resumed bit-exact ({minutes:.1f} min)")
