@@ -326,6 +326,7 @@ def _print_scores(scores, summary):
         "natural": "natural test sequences (each digit uniform)",
         "balanced": "balanced test sequences (each class uniform)",
         "clips": "clips that the training has not seen",
+        "folder": "all clips of the folder",
     }
     for name, score in scores.items():
         print(f"\n{titles[name]}: {summary(score)}")

@@ -61,7 +61,7 @@ def _count_of_video(clip, size, changed):
 
 def _cached(clip, cache, form):
     """All frames of a clip, from the cache, or decoded and put there."""
-    file = cache / f"{_fingerprint(clip, form)}.npy"
+    file = cache / f"{fingerprint(clip, form)}.npy"
     frames = _opened(file, (*form["image_size"], form["channels"]))
     if frames is not None:
         return frames
@@ -84,8 +84,13 @@ def _opened(file, frame_shape):
     return frames if fits else None
 
 
-def _fingerprint(clip, form):
-    """A name for the decoded clip; another one when its files or their form have changed."""
+def fingerprint(clip: Clip, form: Mapping[str, Any]) -> str:
+    """A name for the decoded clip; another one when its files or their form have changed.
+
+    Args:
+        clip: the clip.
+        form: the options of `clips.read_clip` that say what frames are brought to.
+    """
     files = [clip.path] if clip.is_video else frame_files(clip.path)
     states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     told = [_CACHE_VERSION, os.path.abspath(clip.path), states, sorted(form.items())]

@@ -276,8 +276,9 @@ class TrainConfig(ModelConfig):
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     """Number format of the computation; "auto" takes what the hardware is fastest in."""
 
-    strategy: Literal["auto", "one-device", "mirrored"] = "auto"
-    """Devices; "auto" mirrors the model on all GPUs of this machine."""
+    strategy: Literal["auto", "one-device", "mirrored", "multi-worker"] = "auto"
+    """Devices; "auto" mirrors the model on all GPUs of this machine, and trains with other machines
+    where $TF_CONFIG names them ("multi-worker")."""
 
     seed: int = 0
     """Of weights, data and dropout, 0 to 2**31 - 1. Same seed and machine type, same numbers."""

@@ -172,4 +172,4 @@ ENCODERS: dict[str, Callable[..., keras.Layer]] = {
     "residual_cnn": residual_cnn,
     "conv1d": conv1d,
 }
-"""Encoders by name, as `cnn_lstm(encoder=...)` and `--encoder` take them."""
+"""Encoders by name, as `cnn_lstm(encoder=...)` takes them, and `--encoder` those of images."""

@@ -74,7 +74,8 @@ def cnn_lstm(
             that takes `(B, H, W, C)` floats in [0, 1], or lines `(B, L, C)`.
         lstm_units: units of each LSTM layer, first to last.
         bidirectional: read the frames in both directions (doubles an LSTM layer's outputs).
-        dropout: share of the outputs of each LSTM layer that is dropped in training, 0 to 1.
+        dropout: share of the encoder's vectors and of the outputs of each LSTM layer that is
+            dropped in training, 0 to 1.
         wrap: where time is distributed. "layer" wraps each layer of a `keras.Sequential`
             encoder by itself, so that all of them show in `summary()`; "encoder" wraps the
             encoder as one. Weights and answers are the same, and `set_weights` moves them
@@ -120,12 +121,9 @@ def cnn_lstm(
     if lengths:
         inputs["lengths"] = keras.Input((), batch_size, dtype="int32", name="lengths")
         mask = LengthMask(name="mask")(inputs["lengths"], frames)  # (B, T)
-    x = _floats(frames)  # (B, T, H, W, C)
-    for layer in _time_distributed(encoder, wrap):
-        if lengths:
-            _check_normalisation(layer.layer)
-        x = layer(x, mask=mask)
-    _check_features(x)
+    x = _encoded(frames, encoder, wrap, mask)  # (B, T, features)
+    if dropout:
+        x = layers.Dropout(dropout, name="features_dropout")(x)
     before = None
     if initial_state:
         before = state_inputs(lstm_units, bidirectional=bidirectional, batch_size=batch_size)
@@ -146,6 +144,53 @@ def cnn_lstm(
     return keras.Model(
         inputs if len(inputs) > 1 else frames, {head: x, **states} if return_state else x, name=name
     )
+
+
+def bag_of_frames(
+    input_shape: Shape = (4, 28, 28, 1),
+    num_classes: int = 7,
+    *,
+    encoder: str | keras.Layer = "conv_pool",
+    dropout: float = 0.0,
+    lengths: bool = False,
+    name: str = "bag_of_frames",
+) -> keras.Model:
+    """The baseline that sees all frames, but not their order: the mean of what each one says.
+
+    The same CNN as in `cnn_lstm` and a classifier for each frame, whose probabilities are
+    averaged: the single-frame model of Donahue et al., CVPR 2015, section 4. What it gets right
+    needs no model of time.
+
+    Args:
+        input_shape: `(T, H, W, C)` of a sequence, or `(T, L, C)` of lines; T may be `None`.
+        num_classes: size of the answer.
+        encoder: frame -> vector, as in `cnn_lstm`.
+        dropout: share of the encoder's vectors dropped in training, 0 to 1.
+        lengths: sequences of unequal length, as in `cnn_lstm`; the mean is over those that count.
+        name: the model's name.
+
+    Returns:
+        A model from `frames (B, T, H, W, C) uint8`, or `(B, T, L, C) float32`, and perhaps
+        `lengths (B,) int32`, to class probabilities `(B, num_classes) float32`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    check_classes("bag_of_frames", num_classes)
+    check_dropout("bag_of_frames", dropout)
+    encoder = _encoder(encoder)
+    frames = _frames("bag_of_frames", input_shape, encoder)
+    inputs = {"frames": frames}
+    mask = None
+    if lengths:
+        inputs["lengths"] = keras.Input((), dtype="int32", name="lengths")
+        mask = LengthMask(name="mask")(inputs["lengths"], frames)  # (B, T)
+    x = _encoded(frames, encoder, "layer", mask)  # (B, T, features)
+    if dropout:
+        x = layers.Dropout(dropout, name="features_dropout")(x)
+    x = layers.Dense(num_classes, activation="softmax", dtype="float32", name="each_frame")(x)
+    x = layers.GlobalAveragePooling1D(dtype="float32", name="probabilities")(x, mask=mask)
+    return keras.Model(inputs if lengths else frames, x, name=name)
 
 
 def flat_mlp(
@@ -224,6 +269,7 @@ def channel_cnn(
 
 MODELS: dict[str, Callable[..., keras.Model]] = {
     "cnn_lstm": cnn_lstm,
+    "bag_of_frames": bag_of_frames,
     "flat_mlp": flat_mlp,
     "channel_cnn": channel_cnn,
     "scan_lstm": scan_lstm,
@@ -262,6 +308,17 @@ def _rank(encoder):
 def _floats(frames):
     """Raw pixels rescaled to [0, 1]; samples as they are."""
     return frames if frames.dtype == "float32" else rescaled(frames)
+
+
+def _encoded(frames, encoder, wrap, mask):
+    """What the encoder says of each frame, `(B, T, features)`."""
+    x = _floats(frames)  # (B, T, H, W, C)
+    for layer in _time_distributed(encoder, wrap):
+        if mask is not None:
+            _check_normalisation(layer.layer)
+        x = layer(x, mask=mask)
+    _check_features(x)
+    return x
 
 
 def _time_distributed(encoder, wrap):

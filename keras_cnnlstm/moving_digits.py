@@ -82,7 +82,7 @@ def moving_digits(
     rng = np.random.default_rng(seed)
     for index in sorted(rng.choice(len(images), num_images, replace=False)):
         for motion in MOTIONS:
-            time = rng.integers(min_frames, max_frames, endpoint=True)
+            time = int(rng.integers(min_frames, max_frames, endpoint=True))
             frames = np.zeros((time, canvas, canvas, channels), np.uint8)
             across = rng.random()
             for frame, along in zip(frames, _path(motion, time), strict=True):

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.models import MODELS
+from keras_cnnlstm.pretrained import PRETRAINED, pretrained, unfreeze
 from keras_cnnlstm.scanners import read_text
 from keras_cnnlstm.tasks import Classes, Digits, Label, RunningSum, Task, Text
 
@@ -84,6 +85,8 @@ def build_model(config: TrainConfig, task: Task, image_shape: tuple[int, int, in
         ValueError: if the model cannot be built so, or has no such option.
     """
     options = model_options(config)
+    if config.encoder in PRETRAINED:
+        options["encoder"] = _large_encoder(config, image_shape)
     if config.model in ("cnn_lstm", "bag_of_frames"):
         options["lengths"] = task.min_length != task.length or isinstance(task, Classes)
     if config.model == "cnn_lstm":
@@ -95,6 +98,20 @@ def build_model(config: TrainConfig, task: Task, image_shape: tuple[int, int, in
         height, width, channels = image_shape
         shape = (height, task.length * width, channels)
     return MODELS[config.model](shape, task.num_classes, **options)
+
+
+def _large_encoder(config, image_shape):
+    """A network of `pretrained`, frozen but for its last layers if the options say so."""
+    if config.model == "channel_cnn":
+        raise ValueError(
+            f"encoder: expected a small one with model channel_cnn, which reads all frames as "
+            f"channels of one image; received {config.encoder!r}."
+        )
+    weights = None if config.encoder_weights == "none" else config.encoder_weights
+    encoder = pretrained(config.encoder, weights=weights, input_shape=image_shape)
+    if config.fine_tune:
+        unfreeze(encoder, config.fine_tune)
+    return encoder
 
 
 def model_options(config: TrainConfig) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Frames are brought to the model's form, and frames of a clip chosen, as in its t
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +15,6 @@ from keras_cnnlstm.artefacts import load_artefact, located
 from keras_cnnlstm.clips import Clip, probe, read_clip, sample_indices
 from keras_cnnlstm.frames import load_frames
 from keras_cnnlstm.videos import VIDEO_SUFFIXES
-
-Kind = Literal["run", "saved_model", "litert", "onnx"]
 
 
 @dataclass(frozen=True)
@@ -145,8 +143,8 @@ class Predictor:
         return as_json(self.output, answer, self.class_names)
 
 
-def kind_of(path: Path) -> Kind:
-    """What lies at a path: a run directory, or an export and its format.
+def kind_of(path: Path) -> str:
+    """What lies at a path: a "run", or an export and its format.
 
     Raises:
         FileNotFoundError: if neither does.

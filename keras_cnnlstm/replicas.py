@@ -10,56 +10,27 @@ Keras 3 alone gets these things wrong, which `ReplicatedModel` mends:
   they are summed: the norm is another one, and an overflow that is not on the first replica goes
   into the weights of all.
 
-Two things still differ from one device: `BatchNormalization` takes its statistics over the rows of
-a replica, unless made with `synchronized=True`, and dropout is drawn for each replica alike.
+Two things still differ from one device: `BatchNormalization` normalises with the statistics of a
+replica's rows, unless made with `synchronized=True`, and dropout draws alike on each replica.
 """
 
 import contextlib
 import copy
 import functools
-from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
 
-_KERAS = "3.15."  # the versions whose private names, marked below, are known to mean what they do
-
-_LOST = (
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.InternalError,
-    tf.errors.UnavailableError,
+from keras_cnnlstm.workers import (
+    LOST,
+    distribute,
+    several_workers,
+    sum_of_replicas,
+    wait_for_all,
 )
 
-
-def distribute(dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Any:
-    """Hands the batches of a dataset to the devices of this process, each its share of the rows.
-
-    Nothing is divided among the workers: each reads its own dataset, whose batches hold its rows.
-
-    Args:
-        dataset: batches of any structure whose tensors all have the rows first. A batch that does
-            not divide gives some devices a row less, or none.
-        strategy: of the replicas.
-
-    Returns:
-        A `tf.distribute.DistributedDataset`, as `fit` and `evaluate` take it.
-    """
-
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    dataset = dataset.with_options(options)
-    if not _several_workers(strategy):
-        return strategy.experimental_distribute_dataset(dataset)
-    # That would divide by the devices of all workers.
-    devices = len(strategy.extended.worker_devices)
-    shares = dataset if devices == 1 else _cut(dataset, devices)
-    result = strategy.distribute_datasets_from_function(lambda context: shares)
-    result._cardinality = dataset.cardinality().numpy()  # private: Keras reads it as steps
-    return result
+_KERAS = "3.15."  # the versions whose private names, marked below, are known to mean what they do
 
 
 class ReplicatedModel(keras.Model):
@@ -68,8 +39,8 @@ class ReplicatedModel(keras.Model):
     It shares layers and weights with the plain model, and saving it saves that one, optimizer
     included. Make and use it in the scope in which the plain model was built.
 
-    Datasets give this worker's rows of each batch; see `distribute`. What `fit` and `evaluate`
-    return is exact; the numbers of a running epoch are means over the replicas so far.
+    Datasets give this worker's rows of each batch; see `workers.distribute`. What `fit` and
+    `evaluate` return is exact; the numbers of a running epoch are means over the replicas so far.
 
     Args:
         plain: the model.
@@ -104,7 +75,9 @@ class ReplicatedModel(keras.Model):
         """
         x, validation_data = self._distributed(x), self._distributed(validation_data)
         with _lost_workers_named(self.distribute_strategy):
-            return super().fit(x, y, validation_data=validation_data, **options)
+            history = super().fit(x, y, validation_data=validation_data, **options)
+        wait_for_all(self.distribute_strategy)
+        return history
 
     def evaluate(self, x=None, y=None, **options):
         """As `keras.Model.evaluate`.
@@ -123,9 +96,10 @@ class ReplicatedModel(keras.Model):
             loss = self.compute_loss(x, y, answers, weight, training=True)
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
-        gradients = _sum_of_replicas(tape.gradient(scaled, variables))
+        gradients = sum_of_replicas(tape.gradient(scaled, variables))
         with self._summed:
             self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self._share_averages()
         return self._logs(x, y, answers, weight, loss)
 
     def test_step(self, data):
@@ -146,12 +120,20 @@ class ReplicatedModel(keras.Model):
         answers = self(keras.tree.map_structure(_at_least_one, x), training=training)
         return keras.tree.map_structure(lambda a: _first(a, rows), answers)
 
+    def _share_averages(self):
+        """Gives all replicas the means of what each BatchNormalization moved by itself."""
+        names = ("moving_mean", "moving_variance")
+        averages = [v for v in self.non_trainable_variables if v.name in names]
+        totals = sum_of_replicas([tf.convert_to_tensor(average) for average in averages])
+        for average, total in zip(averages, totals, strict=True):
+            average.assign(total / self.distribute_strategy.num_replicas_in_sync)
+
     def _logs(self, x, y, answers, weight, loss):
-        whole = _sum_of_replicas([loss])[0]
+        whole = sum_of_replicas([loss])[0]
         tracker = next(metric for metric in self.metrics if metric.name == "loss")
         tracker.update_state(whole, sample_weight=_rows(x))
         logs = self.compute_metrics(x, y, answers, weight)
-        if not _several_workers(self.distribute_strategy):
+        if not several_workers(self.distribute_strategy):
             return logs
         # Keras reduces over the first axis of what several workers return.
         return {name: tf.expand_dims(value, 0) for name, value in logs.items()}
@@ -170,7 +152,7 @@ class ReplicatedModel(keras.Model):
     def _distributed(self, data):
         if isinstance(data, tf.data.Dataset):
             return distribute(data, self.distribute_strategy)
-        if data is None or not _several_workers(self.distribute_strategy):
+        if data is None or not several_workers(self.distribute_strategy):
             return data
         if isinstance(data, tf.distribute.DistributedDataset):
             return data
@@ -212,7 +194,7 @@ class _MeanOverReplicas(keras.losses.Loss):
             return total
         mask = getattr(y_pred, "_keras_mask", None)  # private: Keras attaches it to the answers
         count = ops.cast(self._count(values, mask, sample_weight), total.dtype)
-        return ops.divide_no_nan(total, _sum_of_replicas([tf.stop_gradient(count)])[0])
+        return ops.divide_no_nan(total, sum_of_replicas([tf.stop_gradient(count)])[0])
 
     def _count(self, values, mask, weight):
         """What Keras divides the loss of the rows here by."""
@@ -257,45 +239,6 @@ def _over_all_replicas(loss):
     return _MeanOverReplicas(loss)
 
 
-def _sum_of_replicas(tensors):
-    """The sums over all replicas of each of these; `None` stays."""
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return tensors
-    present = [tensor for tensor in tensors if tensor is not None]
-    sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
-    return [None if tensor is None else next(sums) for tensor in tensors]
-
-
-def _several_workers(strategy):
-    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    return several and strategy.cluster_resolver.cluster_spec().num_tasks("worker") > 0
-
-
-def _cut(dataset, pieces):
-    """Each batch as this many batches, one after the other."""
-
-    def cut(*batch):
-        def piece(i, tensor):
-            rows = tf.shape(tensor, out_type=tf.int64)[0]
-            part = tensor[rows * i // pieces : rows * (i + 1) // pieces]
-            whole = tensor.shape[0]
-            known = None if whole is None or whole % pieces else whole // pieces
-            return tf.ensure_shape(part, (known, *tensor.shape[1:]))
-
-        def all_pieces(i):
-            result = keras.tree.map_structure(lambda tensor: piece(i, tensor), batch)
-            return result if len(result) > 1 else result[0]
-
-        return tf.data.Dataset.range(pieces).map(all_pieces)
-
-    endless = dataset.cardinality() == tf.data.INFINITE_CARDINALITY
-    result = dataset.flat_map(cut)
-    if endless:  # else each step asks all workers whether there is another
-        result = result.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    return result.prefetch(pieces)
-
-
 def _rows(x):
     """How many rows a batch has: a number if it is known, else a tensor."""
     first = keras.tree.flatten(x)[0]
@@ -331,8 +274,8 @@ def _lost_workers_named(strategy):
     """Says in one line that a worker has gone, and how to go on."""
     try:
         yield
-    except _LOST as error:
-        if not _several_workers(strategy):
+    except LOST as error:
+        if not several_workers(strategy):
             raise
         raise ConnectionError(
             "fit: another worker stopped or cannot be reached any more "

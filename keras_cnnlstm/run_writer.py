@@ -30,6 +30,7 @@ class RunWriter(keras.callbacks.Callback):
         path: the run directory.
         objective: says which epoch is the best.
         config: the options of the run.
+        whole: the model to save: the one that is trained, or one that shares its layers.
         checkpoint: where to go on from; by default from the start.
 
     Attributes:
@@ -45,12 +46,14 @@ class RunWriter(keras.callbacks.Callback):
         path: Path,
         objective: Objective,
         config: TrainConfig,
+        whole: keras.Model,
         checkpoint: Checkpoint | None = None,
     ):
         super().__init__()
         self.path = path
         self.objective = objective
         self.config = config
+        self.whole = whole
         self.metric = f"val_{objective.metric.name}"
         self.history: list[dict[str, float]] = []
         self.step, self.seconds = 0, 0.0
@@ -77,7 +80,9 @@ class RunWriter(keras.callbacks.Callback):
     def ended(self) -> bool:
         """Whether there was no better epoch for too long."""
         best, patience = self.best_epoch, self.config.patience
-        return bool(patience) and best is not None and len(self.history) - 1 - best >= patience
+        if patience is None or best is None:
+            return False
+        return len(self.history) - 1 - best >= patience
 
     def on_epoch_begin(self, epoch, logs=None):
         # Not before, since Keras sets the metrics to zero when an epoch begins.
@@ -125,7 +130,7 @@ class RunWriter(keras.callbacks.Callback):
             writer.writerows(self.history)
         if self.best_epoch == len(self.history) - 1:
             # A second model of the same layers has no optimizer: a third of the file's size.
-            bare = keras.Model(self.model.inputs, self.model.outputs, name=self.model.name)
+            bare = keras.Model(self.whole.inputs, self.whole.outputs, name=self.whole.name)
             with self.average.in_place() if self.average else contextlib.nullcontext():
                 save_model(bare, self.path / "model.keras")
         self.model.stop_training = self.ended

@@ -1,19 +1,20 @@
-"""The hardware: which precision to compute in, and on which devices.
+"""The hardware: which precision to compute in, and on which devices of which machines.
 
 The mixed-precision and multi-device wrapper around building and fitting a model:
 
     runtime = Runtime()
     print(runtime.describe())
     with runtime.scope():
-        model = cnn_lstm()
+        model = runtime.fit_model(cnn_lstm())
         model.compile(...)
         model.fit(...)
 """
 
 import contextlib
-import json
+import functools
 import os
 import platform
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,11 +24,13 @@ from typing import Literal, get_args
 import keras
 import tensorflow as tf
 
+from keras_cnnlstm.replicas import ReplicatedModel
+from keras_cnnlstm.workers import Cluster, check_agreement, cluster_from_environment, join
+
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
-Strategy = Literal["auto", "one-device", "mirrored"]
+Strategy = Literal["auto", "one-device", "mirrored", "multi-worker"]
 
 _REFUSED = {
-    "multi-worker": "`fit` under MultiWorkerMirroredStrategy fails in Keras 3",
     "parameter-server": "`fit` under ParameterServerStrategy fails in Keras 3",
     "keras-distribution": "keras.distribution does nothing on the TensorFlow backend",
     "tpu": "this package has not been run on a TPU",
@@ -44,11 +47,16 @@ class Runtime:
             `mixed_float16` on a single GPU of capability 7.x, `float32` elsewhere. Weights are
             float32 under each of them.
         strategy: "one-device"; "mirrored", one replica on each GPU (or on each logical CPU
-            where there is no GPU), each taking its share of every batch; "auto" is mirrored
-            with two GPUs or more.
+            where there is no GPU), each taking its share of every batch; "multi-worker", the same
+            on each of the machines that TF_CONFIG names (see `workers`), one process on each;
+            "auto" is multi-worker if TF_CONFIG names two or more, else mirrored with two GPUs or
+            more. With several workers the Runtime waits until all have started; it must be made
+            before TensorFlow computes anything.
 
     Raises:
-        ValueError: if an argument is not one of these, or Keras 3 cannot do it.
+        ValueError: if an argument is not one of these, Keras 3 cannot do it, or TF_CONFIG does not
+            fit.
+        RuntimeError: if there are several workers, and TensorFlow has computed something already.
     """
 
     precision: Precision = "auto"
@@ -70,16 +78,51 @@ class Runtime:
                 f"Runtime: `strategy` must be one of {list(get_args(Strategy))}; received "
                 f"{self.strategy!r}."
             )
-        if _workers() > 1:
+        if keras.distribution.distribution() is not None:
             raise ValueError(
-                f"Runtime: TF_CONFIG names {_workers()} workers, but "
-                f"{_REFUSED['multi-worker']}. Unset TF_CONFIG to train on this machine alone."
+                "Runtime: `keras.distribution` must not be set, since it "
+                f"{_REFUSED['keras-distribution'].partition(' ')[2]}. Use "
+                "keras.distribution.set_distribution(None)."
             )
+        self._check_cluster()
         if self.precision == "mixed_float16" and self.num_replicas > 1:
             raise ValueError(
                 "Runtime: `precision` 'mixed_float16' cannot be had on several replicas, where an "
                 "overflow on one of them reaches the weights. Use 'mixed_bfloat16' or 'float32'."
             )
+
+    def _check_cluster(self):
+        if self.strategy == "multi-worker" and self._cluster is None:
+            raise ValueError(
+                "Runtime: `strategy` 'multi-worker' needs the environment variable TF_CONFIG, "
+                "which names the workers; received none. Start with TFJob, Ray Train or Vertex "
+                "AI, which set it, or use 'mirrored'."
+            )
+        if self.strategy in ("one-device", "mirrored") and self.num_workers > 1:
+            raise ValueError(
+                f"Runtime: `strategy` {self.strategy!r} would train the same on each of the "
+                f"{self.num_workers} workers that TF_CONFIG names. Use 'multi-worker', or unset "
+                "TF_CONFIG to train on this machine alone."
+            )
+
+    @cached_property
+    def _cluster(self) -> Cluster | None:
+        return cluster_from_environment()
+
+    @property
+    def num_workers(self) -> int:
+        """How many processes train together, each with its devices."""
+        return self._cluster.num_workers if self._cluster else 1
+
+    @property
+    def worker(self) -> int:
+        """Which of the workers this process is, from 0."""
+        return self._cluster.worker if self._cluster else 0
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes what remains of a training; always, if it is alone."""
+        return self.worker == 0
 
     @cached_property
     def _choice(self) -> tuple[str, str]:
@@ -106,7 +149,9 @@ class Runtime:
 
     @cached_property
     def devices(self) -> list[str]:
-        """The devices that train, one replica on each."""
+        """The devices of this machine that train, one replica on each."""
+        if self.num_workers > 1:
+            return list(_joined(self._cluster).extended.worker_devices)
         gpus = [d.name for d in tf.config.list_logical_devices("GPU")]
         cpus = [d.name for d in tf.config.list_logical_devices("CPU")]
         if self.strategy == "mirrored" or (self.strategy == "auto" and len(gpus) > 1):
@@ -115,29 +160,94 @@ class Runtime:
 
     @property
     def num_replicas(self) -> int:
-        """How many copies of the model train side by side."""
-        return len(self.devices)
+        """How many copies of the model train side by side, on all machines."""
+        return len(self.devices) * self.num_workers
 
     def describe(self) -> str:
         """One line: what was chosen, and why."""
-        return (
-            f"{self.policy} ({self._choice[1]}) on {self.num_replicas} "
-            f"device{'s' if self.num_replicas > 1 else ''} "
-            f"({', '.join(d.removeprefix('/device:') for d in self.devices)})"
-        )
+        count = len(self.devices)
+        names = ", ".join(name.rpartition("/device:")[2] for name in self.devices)
+        text = f"{self.policy} ({self._choice[1]}) on {count} device{'s'[: count > 1]} ({names})"
+        if self.num_workers == 1:
+            return text
+        chief = ", the chief" if self.is_chief else ""
+        return f"{text} of worker {self.worker}{chief}, of {self.num_workers} workers"
 
     def check_batch_size(self, batch_size: int) -> None:
-        """Refuses a batch that the replicas cannot share equally, on which `fit` would crash.
+        """Refuses a batch that the replicas cannot share equally.
+
+        Args:
+            batch_size: rows of the whole batch, on all workers together.
 
         Raises:
             ValueError: if `batch_size` is no multiple of the number of replicas.
         """
-        if batch_size % self.num_replicas:
-            raise ValueError(
-                f"Runtime: `batch_size` must be a multiple of the {self.num_replicas} replicas; "
-                f"received {batch_size}. "
-                f"Use {max(1, batch_size // self.num_replicas) * self.num_replicas}."
-            )
+        replicas = self.num_replicas
+        if batch_size > 0 and batch_size % replicas == 0:
+            return
+        below = max(batch_size, 0) // replicas * replicas
+        sizes = f"{below} or {below + replicas}" if below else f"{replicas}"
+        raise ValueError(
+            f"Runtime: `batch_size` must be a multiple of the {replicas} replicas; received "
+            f"{batch_size}. Use {sizes}."
+        )
+
+    def rows(self, batch_size: int) -> slice:
+        """Which rows of each batch this worker makes and trains on.
+
+        Args:
+            batch_size: rows of the whole batch, on all workers together.
+
+        Raises:
+            ValueError: if `batch_size` is no multiple of the number of replicas.
+        """
+        self.check_batch_size(batch_size)
+        share = batch_size // self.num_workers
+        return slice(self.worker * share, (self.worker + 1) * share)
+
+    def check_same(self, what: str, value: str) -> None:
+        """Compares a text, such as the options of a run, among all workers; each calls this.
+
+        Args:
+            what: the name of the text, for the message.
+            value: the text.
+
+        Raises:
+            ValueError: if it is another one on some worker.
+        """
+        if self.num_workers > 1:
+            check_agreement(_joined(self._cluster), what, value)
+
+    def fit_model(self, model: keras.Model) -> keras.Model:
+        """What to `compile` and `fit` in place of a model: itself, if there is one replica.
+
+        Args:
+            model: built in `scope`, where this must be called too.
+
+        Returns:
+            A model that shares layers and weights with it; see `replicas.ReplicatedModel`.
+
+        Raises:
+            ValueError: if the workers have chosen different precisions.
+            RuntimeError: if there are several replicas, and this version of Keras is not known to
+                work with them.
+        """
+        if self.num_replicas == 1:
+            return model
+        self.check_same("`precision`", self.policy)
+        return ReplicatedModel(model)
+
+    @contextlib.contextmanager
+    def writable(self, path: str | Path) -> Iterator[Path]:
+        """Where to write: `path` on the chief, on other workers a directory that is then removed.
+
+        Two workers that write one file destroy it. Callbacks are the same on each worker.
+        """
+        if self.is_chief:
+            yield Path(path)
+        else:
+            with tempfile.TemporaryDirectory() as directory:
+                yield Path(directory) / Path(path).name
 
     @contextlib.contextmanager
     def scope(self) -> Iterator["Runtime"]:
@@ -154,6 +264,8 @@ class Runtime:
             keras.config.set_dtype_policy(before)
 
     def _tf_strategy(self) -> tf.distribute.Strategy:
+        if self.num_workers > 1:
+            return _joined(self._cluster)
         if self.num_replicas > 1:
             return tf.distribute.MirroredStrategy(self.devices)
         return tf.distribute.get_strategy()
@@ -177,13 +289,6 @@ def _cpu_flags() -> set[str]:
     return set(next(flags, "flags:").split(":", 1)[1].split())
 
 
-def _workers() -> int:
-    """Machines that the cluster description in TF_CONFIG names."""
-    try:
-        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise ValueError(
-            f"Runtime: the environment variable TF_CONFIG must be a JSON object ({error}). "
-            "Unset it to train on this machine alone."
-        ) from error
-    return sum(len(cluster.get(job, ())) for job in ("chief", "master", "worker"))
+@functools.cache  # a process can join its cluster once
+def _joined(cluster: Cluster) -> tf.distribute.Strategy:
+    return join(cluster)

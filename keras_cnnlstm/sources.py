@@ -7,6 +7,7 @@ the batches of training, validation and test. So training and evaluation know ne
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_cnnlstm.clip_batches import clip_sequences
+from keras_cnnlstm.clip_cache import fingerprint
 from keras_cnnlstm.clip_checks import check_clips
 from keras_cnnlstm.clips import Clip, find_clips, read_clip
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.digits import DigitSplits, LabeledImages, load_digits
+from keras_cnnlstm.features import FeatureCache
 from keras_cnnlstm.files import read_text, replacing, write_text
 from keras_cnnlstm.leakage import progress_line, shared_frames
 from keras_cnnlstm.pipeline import batches
@@ -51,7 +54,7 @@ class DigitSource:
 
     def __init__(self, config: TrainConfig):
         self.splits: DigitSplits = load_digits(config.dataset, config.data_dir)
-        self.task: Task = digit_task(config, self.splits.train)
+        self.task = digit_task(config, self.splits.train)
         self.steps_per_epoch = config.steps_per_epoch
         self._config = config
 
@@ -80,7 +83,7 @@ class DigitSource:
 
     def validation(self) -> tf.data.Dataset:
         """The batches of each validation: whole ones, for replicas to share."""
-        size = self._config.batch_size
+        size = self._config.batch_size or 1
         images = self.splits.validation
         count = len(images) if isinstance(self.task, Label) else self._config.validation_sequences
         return batches(
@@ -117,7 +120,7 @@ def digit_task(config: TrainConfig, images: LabeledImages) -> Trend | Digits:
 
 
 def digit_tests(
-    images: LabeledImages, task: Task, *, num_sequences: int = 10_000
+    images: LabeledImages, task: Trend | Digits, *, num_sequences: int = 10_000
 ) -> dict[str, tf.data.Dataset]:
     """Test batches of digits, always the same sequences of them.
 
@@ -163,6 +166,7 @@ class ClipSource:
     def __init__(self, config: TrainConfig, run: Path | None = None):
         assert config.data is not None  # hence a source of clips
         self._config = config
+        self._features: Callable[[Clip], np.ndarray] | None = None
         self.left_out: list[str] = []
         self.leaks: list[str] = []
         if run is None:
@@ -213,11 +217,28 @@ class ClipSource:
                 text += f"\n{what:9} and {len(found) - _TOLD:,} more, in {_LISTS[what]}"
         return text
 
+    def encode(self, cache: FeatureCache) -> None:
+        """Has the frames of training and validation encoded once; batches then hold features."""
+        config, progress = self._config, progress_line()
+        form: dict[str, Any] = {"image_size": config.image_size, "channels": config.channels}
+        form["invert"] = config.invert
+        clips = [*self.split.train, *self.split.validation]
+
+        def features(clip):
+            return cache.features(fingerprint(clip, form), lambda: read_clip(clip, **form))
+
+        for done, clip in enumerate(clips, start=1):
+            features(clip)
+            if progress:
+                progress(done, len(clips))
+        self._features = features
+
     def training(self, *, start: int = 0) -> tf.data.Dataset:
         """Endless training batches, from batch `start` on."""
         config = self._config
         return self._batches(
             self.split.train,
+            features=self._features,
             seed=config.seed,
             augment=config.augment * config.distortion,
             flip=config.flip,
@@ -226,11 +247,11 @@ class ClipSource:
 
     def validation(self) -> tf.data.Dataset:
         """The batches of each validation: each clip once."""
-        return self._batches(self.split.validation)
+        return self._batches(self.split.validation, features=self._features)
 
     def tests(self, num_sequences: int | None = None) -> dict[str, tf.data.Dataset]:
         """The test clips, each once: `{"clips": batches}`."""
-        return {"clips": self._batches(self.split.test[:num_sequences])}
+        return {"clips": self._batches(_spread(self.split.test, num_sequences))}
 
     def _batches(self, clips, **options):
         return _clip_batches(self._config, self.task, clips, **options)
@@ -248,6 +269,11 @@ class ClipSource:
         height, width, channels = self.image_shape
         frames = read_clip(self.split.test[0], image_size=(height, width), channels=channels)
         write_example(path / "example", frames)
+
+
+def _spread(clips, count):
+    """At most so many of the clips, from all over their row, since it goes class by class."""
+    return clips if count is None else clips[:: math.ceil(len(clips) / count)]
 
 
 def _left_out(run):
@@ -309,10 +335,13 @@ def batches_to_score(
         )
     if data is not None:
         clip_task = Classes(run.class_names, run.config.length or 1)
-        clips = _clips_of_classes(data, run)[:num_sequences]
-        return {"clips": _clip_batches(run.config, clip_task, clips)}, clip_task
-    changes = {"dataset": dataset, "data_dir": data_dir}
-    config = dataclasses.replace(run.config, **{k: v for k, v in changes.items() if v})
+        clips = _spread(_clips_of_classes(data, run), num_sequences)
+        return {"folder": _clip_batches(run.config, clip_task, clips)}, clip_task
+    config = dataclasses.replace(
+        run.config,
+        dataset=dataset or run.config.dataset,
+        data_dir=data_dir or run.config.data_dir,
+    )
     source = open_source(config, run.path)
     return source.tests(num_sequences), source.task
 

@@ -18,7 +18,9 @@ from keras_cnnlstm import evaluation, plots
 from keras_cnnlstm.artefacts import required
 from keras_cnnlstm.checkpoints import newest_checkpoint
 from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.features import FeatureCache, split_model
 from keras_cnnlstm.files import locked, replacing, write_text
+from keras_cnnlstm.memory import check_memory
 from keras_cnnlstm.objectives import (
     adopt_weights,
     build_model,
@@ -62,45 +64,34 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
     if resume:
         config = resumed_config(config)
     runtime = Runtime(config.precision, config.strategy)
-    runtime.check_batch_size(config.batch_size)
+    runtime.check_batch_size(config.batch_size or 1)
     model_options(config)  # refuses before there is a directory
     if config.tensorboard:
         required("tensorboard", extra="tensorboard")
-    if not resume:
-        source = open_source(config)
-        config = dataclasses.replace(config, steps_per_epoch=source.steps_per_epoch)
-        path = new_run_dir(config)
-        source.save(path)
-        return _train(config, runtime, source, path)
-    path = Path(config.run_dir or "")
+    place = Path(config.run_dir or "") if resume else None
     # A run that was stopped at once may not have got as far as its split.
-    source = open_source(config, path if (path / "split.csv").exists() else None)
-    if newest_checkpoint(path / "checkpoints") is None:
-        source.save(path)
-    return _train(config, runtime, source, path)
-
-
-def _train(config, runtime, source, path) -> Run:
-    """Trains from the newest checkpoint of a run directory, or from the start."""
+    split = place if place and (place / "split.csv").exists() else None
+    source = open_source(config, split)
+    config = dataclasses.replace(config, steps_per_epoch=source.steps_per_epoch)
+    keras.utils.set_random_seed(config.seed)
+    with runtime.scope():
+        model = build_model(config, source.task, source.image_shape)
+    memory = check_memory(model, (config.batch_size or 1) // len(runtime.devices))
+    path = place or new_run_dir(config)
     with _locked(path):
-        checkpoint = newest_checkpoint(path / "checkpoints")
         print(f"data      {source.describe()}")
         print(f"runtime   {runtime.describe()}")
+        print(f"memory    {memory.describe()}")
         print(f"run       {path}", flush=True)
-        keras.utils.set_random_seed(config.seed)
+        checkpoint = newest_checkpoint(path / "checkpoints")
+        if checkpoint is None:
+            source.save(path)
         with runtime.scope():
-            objective = objective_for(source.task)
-            model = build_model(config, source.task, source.image_shape)
-            if config.init_from and not checkpoint:
-                names = adopt_weights(model, load_run(config.init_from).model)
-                print(f"start     from {config.init_from}: {', '.join(names)}")
-            compile_model(model, config, objective)
-            writer = RunWriter(path, objective, config, checkpoint)
-            _fit(model, config, source, writer)
-        return _finish(config, runtime, source, objective, writer)
+            writer = _fit(model, config, source, path, checkpoint)
+        return _finish(config, runtime, source, writer)
 
 
-def _finish(config, runtime, source, objective, writer) -> Run:
+def _finish(config, runtime, source, writer) -> Run:
     """Scores what was saved, and writes that down."""
     path = writer.path
     best = load_model(path / "model.keras")
@@ -110,7 +101,7 @@ def _finish(config, runtime, source, objective, writer) -> Run:
         "machine": _machine_facts(runtime),
     }
     write_text(path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    _write_plots(path, writer.history, objective, metrics["test"], source.task)
+    _write_plots(path, writer.history, writer.objective, metrics["test"], source.task)
     return Run(path, config, best, metrics)
 
 
@@ -180,14 +171,21 @@ def import_torch(file: str | Path, config: TrainConfig) -> tuple[Run, Report]:
     return Run(path, config, model, {}), report
 
 
-def _fit(model, config, source, writer) -> None:
-    """Trains from where the writer's checkpoint stands to the end."""
+def _fit(model, config, source, path, checkpoint) -> RunWriter:
+    """Trains from a checkpoint, or from the start, to the end."""
+    if config.init_from and not checkpoint:
+        names = adopt_weights(model, load_run(config.init_from).model)
+        print(f"start     from {config.init_from}: {', '.join(names)}", flush=True)
+    objective = objective_for(source.task)
+    writer = RunWriter(path, objective, config, model, checkpoint)
+    model = _trained_part(model, config, source)
+    compile_model(model, config, objective)
     steps = config.steps_per_epoch
     callbacks = [writer]
     if config.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(writer.path / "tensorboard"))
     validation = source.validation()
-    if writer.step:
+    if checkpoint:
         # Makes the variables of optimizer and metrics, for the checkpoint to set.
         model.optimizer.build(model.trainable_variables)
         model.evaluate(validation.take(1), verbose=0)
@@ -205,6 +203,18 @@ def _fit(model, config, source, writer) -> None:
                 shuffle=False,
                 verbose=1 if sys.stdout.isatty() else 2,
             )
+    return writer
+
+
+def _trained_part(model, config, source):
+    """The model; or its layers over time alone, if a frozen encoder's answers are in the cache."""
+    if not config.data or not config.cache or config.augment or config.flip:
+        return model
+    parts = split_model(model)
+    if parts.frame_encoder.trainable_weights:
+        return model
+    source.encode(FeatureCache(config.cache, parts.frame_encoder))
+    return parts.sequence_model
 
 
 def _training_facts(config, writer):

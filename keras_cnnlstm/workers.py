@@ -1,4 +1,4 @@
-"""The workers of a training: who they are, how they find each other, that they agree.
+"""The workers of a training: who they are, how they find each other, what they share.
 
 TFJob of Kubernetes, Ray Train and Vertex AI describe the workers in the environment variable
 TF_CONFIG, a JSON object:
@@ -9,13 +9,25 @@ TF_CONFIG, a JSON object:
 job `chief` of one worker, which then is the first.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import tensorflow as tf
+
+LOST = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+)
+"""What an operation that needs all workers fails with after one of them has gone."""
 
 _JOBS = ("chief", "worker")  # in the order in which TensorFlow counts them
 
@@ -105,6 +117,55 @@ def check_agreement(strategy: tf.distribute.Strategy, what: str, value: str) -> 
         )
 
 
+def distribute(dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Any:
+    """Hands the batches of a dataset to the devices of this process, each its share of the rows.
+
+    Nothing is divided among the workers: each reads its own dataset, whose batches hold its rows.
+
+    Args:
+        dataset: batches of any structure whose tensors all have the rows first. A batch that does
+            not divide gives some devices a row less, or none.
+        strategy: of the replicas.
+
+    Returns:
+        A `tf.distribute.DistributedDataset`, as `fit` and `evaluate` take it.
+    """
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    dataset = dataset.with_options(options)
+    if not several_workers(strategy):
+        return strategy.experimental_distribute_dataset(dataset)
+    # That would divide by the devices of all workers.
+    devices = len(strategy.extended.worker_devices)
+    shares = dataset if devices == 1 else _cut(dataset, devices)
+    result = strategy.distribute_datasets_from_function(lambda context: shares)
+    result._cardinality = dataset.cardinality().numpy()  # private: Keras reads it as steps
+    return result
+
+
+def several_workers(strategy: tf.distribute.Strategy) -> bool:
+    """Whether the replicas are in several processes."""
+    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return several and "worker" in strategy.cluster_resolver.cluster_spec().jobs
+
+
+def sum_of_replicas(tensors: list[Any]) -> list[Any]:
+    """The sums over all replicas of each of these tensors, in a step; `None` stays."""
+    context = tf.distribute.get_replica_context()
+    if not tensors or context is None or context.num_replicas_in_sync == 1:
+        return tensors
+    present = [tensor for tensor in tensors if tensor is not None]
+    sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
+    return [None if tensor is None else next(sums) for tensor in tensors]
+
+
+def wait_for_all(strategy: tf.distribute.Strategy) -> None:
+    """Keeps a worker that is done from leaving while others still read its last numbers."""
+    if several_workers(strategy):
+        with contextlib.suppress(*LOST):
+            strategy.gather(tf.zeros(1), axis=0)
+
+
 def _json_object(text: str) -> dict[str, Any]:
     try:
         config = json.loads(text)
@@ -153,3 +214,27 @@ def _malformed(expected: str) -> ValueError:
         f"Runtime: the environment variable TF_CONFIG must be {expected}. Correct it, or unset it "
         "to train on this machine alone."
     )
+
+
+def _cut(dataset, pieces):
+    """Each batch as this many batches, one after the other."""
+
+    def cut(*batch):
+        def piece(i, tensor):
+            rows = tf.shape(tensor, out_type=tf.int64)[0]
+            part = tensor[rows * i // pieces : rows * (i + 1) // pieces]
+            whole = tensor.shape[0]
+            known = None if whole is None or whole % pieces else whole // pieces
+            return tf.ensure_shape(part, (known, *tensor.shape[1:]))
+
+        def all_pieces(i):
+            result = keras.tree.map_structure(lambda tensor: piece(i, tensor), batch)
+            return result if len(result) > 1 else result[0]
+
+        return tf.data.Dataset.range(pieces).map(all_pieces)
+
+    endless = dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+    result = dataset.flat_map(cut)
+    if endless:  # else each step asks all workers whether there is another
+        result = result.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    return result.prefetch(pieces)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -485,15 +486,33 @@ def test_features_are_not_distorted(root):
 
 def test_clips_are_decoded_when_they_are_due(root, monkeypatch):
     """However many clips there are, few more are decoded than the batches that were taken."""
-    decoded = []
+    ahead = 2 * (clip_batches._READY + 1) + 2 * (os.cpu_count() or 1) + 16
+    decoded, too_many = [], threading.Event()
 
     def counted(clip, *args, **options):
         decoded.append(clip)
+        if len(decoded) > 10 + ahead:
+            too_many.set()
         return clips.read_clip(clip, *args, **options)
 
     monkeypatch.setattr(clip_cache, "read_clip", counted)
     batches = iter(sequences(find_clips(root) * 100, batch_size=2))
     for _ in range(5):
         next(batches)
-    waiting = 2 * (clip_batches._READY + 1) + 2 * (os.cpu_count() or 1) + 16
-    assert 10 <= len(decoded) <= 10 + waiting
+    assert not too_many.wait(timeout=1)  # time enough to decode them all
+    assert len(decoded) >= 10
+
+
+def test_a_clip_that_takes_long_keeps_its_place(root, monkeypatch):
+    others = threading.Event()
+
+    def slow_at_first(clip, *args, **options):
+        if clip.path.name == "clip 0":
+            others.wait(timeout=1)  # if clips are decoded side by side, until one is done
+        frames = clips.read_clip(clip, *args, **options)
+        if clip.path.name == "clip 5":
+            others.set()
+        return frames
+
+    monkeypatch.setattr(clip_cache, "read_clip", slow_at_first)
+    assert numbers(elements(sequences(root, batch_size=1))) == list(range(11))

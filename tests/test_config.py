@@ -40,7 +40,10 @@ def test_the_task_follows_the_model_and_the_lengths_follow_the_task():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": "text"}, "task: expected trend or digits or running_sum or clip with model cnn_lstm"),
+        (
+            {"task": "text"},
+            "task: expected trend or digits or running_sum or clip with model cnn_lstm",
+        ),
         ({"model": "flat_mlp", "task": "digits"}, "task: expected trend with model flat_mlp"),
         ({"model": "renet", "task": "trend"}, "task: expected label with model renet; received"),
         ({"model": "renet", "length": 2}, "length: expected 1 to 1 for the task label; received 2"),
@@ -86,7 +89,11 @@ def test_default_run_dir_takes_the_first_free_number(tmp_path, monkeypatch):
         ("lstm_units", (), r"lstm_units: expected one or more positive numbers; received \(\)"),
         ("lstm_units", (8, 0), r"received \(8, 0\)"),
         ("lstm_units", 8, r"lstm_units: expected tuple\[int, \.\.\.\] or None; received 8"),
-        ("model", "resnet", "model: expected one of 'cnn_lstm', 'bag_of_frames', .*; received 'resnet'"),
+        (
+            "model",
+            "resnet",
+            "model: expected one of 'cnn_lstm', 'bag_of_frames', .*; received 'resnet'",
+        ),
         ("length", 4.5, "length: expected int or None; received 4.5"),
         ("length", True, "length: expected int or None; received True"),
         ("balance", "half", "balance: expected float or None; received 'half'"),

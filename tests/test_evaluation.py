@@ -127,7 +127,9 @@ class Reader(keras.Model):
     ],
 )
 def test_a_model_that_knows_the_answers_scores_100_percent(coded_images, task, best):
-    result = score(Reader(task), digit_tests(coded_images, task, num_sequences=700), task)["natural"]
+    result = score(Reader(task), digit_tests(coded_images, task, num_sequences=700), task)[
+        "natural"
+    ]
     assert {name: result[name] for name in best} == best
     json.dumps(result, allow_nan=False)
     assert "num_sequences" in best or result["num_sequences"] == 700

@@ -41,6 +41,7 @@ IMAGES = partial(Entry, "H, W, C", (28, 28, 1), (10,), (8, 8, 1))
 TEXTS = np.array([[1, 2], [2, 1], [3, 0], [1, 1], [3, 2], [2, 0], [1, 3], [3, 3]])
 ENTRIES = {
     "cnn_lstm": SEQUENCES({"lstm_units": (32,)}),
+    "bag_of_frames": SEQUENCES({}),
     "flat_mlp": SEQUENCES({"units": (32,)}),
     "channel_cnn": SEQUENCES({"units": (32,)}),
     "scan_lstm": IMAGES({"lstm_units": (16, 16)}),

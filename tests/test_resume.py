@@ -59,8 +59,8 @@ class PowerCutError(Exception):
     pass
 
 
-def cut_after(monkeypatch, batches):
-    """The training breaks off after so many batches, as if the power had failed."""
+def break_off(config, batches):
+    """Trains until the power fails after so many batches."""
     original = run_writer.RunWriter.on_train_batch_end
 
     def on_train_batch_end(self, batch, logs=None):
@@ -68,15 +68,16 @@ def cut_after(monkeypatch, batches):
         if self.step == batches:
             raise PowerCutError
 
-    monkeypatch.setattr(run_writer.RunWriter, "on_train_batch_end", on_train_batch_end)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_writer.RunWriter, "on_train_batch_end", on_train_batch_end)
+        with pytest.raises(PowerCutError):
+            train(config)
 
 
 @pytest.mark.parametrize("batches", [1, 5, 6, 9, 18])
 def test_a_run_that_broke_off_ends_as_if_it_had_not(batches, whole, tmp_path):
     # Before the first checkpoint, after one in mid-epoch, at the end of an epoch and of the run.
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCutError):
-        cut_after(patch, batches)
-        train(config(tmp_path / "run"))
+    break_off(config(tmp_path / "run"), batches)
     stood = newest_checkpoint(tmp_path / "run" / "checkpoints")
     assert (stood.step if stood else 0) == {1: 0, 5: 4, 6: 4, 9: 8, 18: 16}[batches]
     assert_same(train(config(tmp_path / "run"), resume=True), whole)
@@ -99,17 +100,13 @@ def test_a_run_can_grow(tmp_path):
 def test_half_precision_resumes_exactly_too(tmp_path):
     half = {"precision": "mixed_float16", "epochs": 2, "test_sequences": 10}
     whole = train(config(tmp_path / "whole", **half))
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCutError):
-        cut_after(patch, 9)
-        train(config(tmp_path / "run", **half))
+    break_off(config(tmp_path / "run", **half), 9)
     assert_same(train(config(tmp_path / "run", **half), resume=True), whole)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
 def test_a_damaged_checkpoint_is_found_out_and_the_one_before_is_used(damage, whole, tmp_path):
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCutError):
-        cut_after(patch, 14)
-        train(config(tmp_path / "run"))
+    break_off(config(tmp_path / "run"), 14)
     newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
     assert newest.name == "step-00000012.npz"
     content = bytearray(newest.read_bytes())
@@ -128,7 +125,7 @@ def test_the_last_three_checkpoints_are_kept(whole):
     assert names == ["step-00000012.npz", "step-00000016.npz", "step-00000018.npz"]
 
 
-def test_a_failed_write_leaves_the_checkpoints_there_were(whole, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_checkpoints_there_were(tmp_path, monkeypatch):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("adam", "mse")
     model.fit(np.ones((4, 2)), np.ones(4), verbose=0)
@@ -138,8 +135,8 @@ def test_a_failed_write_leaves_the_checkpoints_there_were(whole, tmp_path, monke
         file.write(b"half of")
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(np, "savez", full)
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
         save_checkpoint(tmp_path, model, 2, {})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.npz"]
 
@@ -150,9 +147,7 @@ def test_no_better_epoch_for_too_long_ends_the_run_and_so_when_resumed(tmp_path)
     epochs = whole.metrics["training"]["epochs"]
     assert epochs < 6
     assert whole.metrics["training"]["best_epoch"] == epochs - 1
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCutError):
-        cut_after(patch, 6 * epochs - 1)
-        train(config(tmp_path / "run", **options))
+    break_off(config(tmp_path / "run", **options), 6 * epochs - 1)
     assert_same(train(config(tmp_path / "run", **options), resume=True), whole)
 
 
