@@ -79,7 +79,7 @@ def serving(model: keras.Model, class_names: Sequence[str] | None = None, *, che
 def image_serving(model: keras.Model, class_names: Sequence[str]):
     """The same function for encoded images: PNG or JPEG, of any size, grey or colour.
 
-    Images are brought to the model's form as `clips.load_frames` does: transparent parts on
+    Images are brought to the model's form as `frames.load_frames` does: transparent parts on
     black, grey or colour as the model has it, scaled to fit by averaging over areas, padded with
     the median colour of the outermost pixels. Orientation tags of cameras are not followed. Images
     of more than `MAX_PIXELS` are refused: a small file can hold a very large one.

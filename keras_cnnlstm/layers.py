@@ -43,7 +43,8 @@ class TimeDistributed(keras.layers.TimeDistributed):
         mask: boolean `(B, T)`, `False` at padded steps, or `(B, T, ...)` down to the last axis
             but one of `inputs`. A `(B, T)` mask is broadcast over the positions of a frame and
             handed to the wrapped layer if that layer supports masking (so a
-            `BatchNormalization` leaves padded frames out of its statistics). It is also
+            `BatchNormalization` leaves padded frames out of its statistics), unless it goes over
+            the positions itself, as an LSTM does: of padding it would make 0 / 0. It is also
             attached to the output, but Keras after 3.15.1 stops doing so: pass `mask=` by hand
             to each later layer that must not read padding. A nested model does not get the
             mask, since its first layer without mask support would drop it.
@@ -73,7 +74,7 @@ class TimeDistributed(keras.layers.TimeDistributed):
             kwargs["training"] = training
         if mask is not None:
             _check_mask(mask, inputs)
-            if "mask" in self._layer_arguments() and self.layer.supports_masking:
+            if self._takes_mask(mask):
                 kwargs["mask"] = _fold(_spread_mask(mask, inputs))  # (B*T, ...)
         outputs = self.layer(_fold(inputs), **kwargs)  # (B*T, ...)
         return keras.tree.map_structure(lambda x: _unfold(x, inputs), outputs)  # (B, T, ...)
@@ -86,6 +87,17 @@ class TimeDistributed(keras.layers.TimeDistributed):
             lambda x: keras.KerasTensor((*inputs.shape[:2], *x.shape[1:]), x.dtype),
             self.layer.compute_output_spec(frames),
         )
+
+    def _takes_mask(self, mask):
+        if "mask" not in self._layer_arguments() or not self.layer.supports_masking:
+            return False
+        # Of a frame that is padding as a whole these would make 0 / 0, or fail on a GPU.
+        within = (
+            keras.layers.GlobalAveragePooling1D,
+            keras.layers.RNN,
+            keras.layers.Bidirectional,
+        )
+        return len(mask.shape) > 2 or not isinstance(self.layer, within)
 
     def _layer_arguments(self):
         return inspect.signature(self.layer.call).parameters

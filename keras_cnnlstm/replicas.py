@@ -24,6 +24,7 @@ from keras import ops
 
 from keras_cnnlstm.workers import (
     LOST,
+    alone,
     distribute,
     several_workers,
     sum_of_replicas,
@@ -109,8 +110,8 @@ class ReplicatedModel(keras.Model):
         return self._logs(x, y, answers, weight, loss)
 
     def save(self, *args, **options):
-        """Saves the plain model."""
-        return self.plain.save(*args, **options)
+        """Saves the plain model; one worker may do so by itself."""
+        return alone(self.plain.save, *args, **options)
 
     def _answers(self, x, training):
         rows = _rows(x)

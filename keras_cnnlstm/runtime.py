@@ -25,7 +25,13 @@ import keras
 import tensorflow as tf
 
 from keras_cnnlstm.replicas import ReplicatedModel
-from keras_cnnlstm.workers import Cluster, check_agreement, cluster_from_environment, join
+from keras_cnnlstm.workers import (
+    Cluster,
+    any_of,
+    check_agreement,
+    cluster_from_environment,
+    join,
+)
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 Strategy = Literal["auto", "one-device", "mirrored", "multi-worker"]
@@ -171,7 +177,7 @@ class Runtime:
         if self.num_workers == 1:
             return text
         chief = ", the chief" if self.is_chief else ""
-        return f"{text} of worker {self.worker}{chief}, of {self.num_workers} workers"
+        return f"{text} on each of {self.num_workers} workers; this is worker {self.worker}{chief}"
 
     def check_batch_size(self, batch_size: int) -> None:
         """Refuses a batch that the replicas cannot share equally.
@@ -217,6 +223,13 @@ class Runtime:
         """
         if self.num_workers > 1:
             check_agreement(_joined(self._cluster), what, value)
+
+    def on_any_worker(self, flag: bool) -> bool:
+        """Whether a flag, such as that this process was told to stop, is set on some worker.
+
+        Each worker must call this at the same point; it costs a message to all.
+        """
+        return any_of(_joined(self._cluster), flag) if self.num_workers > 1 else flag
 
     def fit_model(self, model: keras.Model) -> keras.Model:
         """What to `compile` and `fit` in place of a model: itself, if there is one replica.

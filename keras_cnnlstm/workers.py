@@ -13,6 +13,8 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,6 +159,21 @@ def sum_of_replicas(tensors: list[Any]) -> list[Any]:
     present = [tensor for tensor in tensors if tensor is not None]
     sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
     return [None if tensor is None else next(sums) for tensor in tensors]
+
+
+def any_of(strategy: tf.distribute.Strategy, flag: bool) -> bool:
+    """Whether the flag is set on some worker; each must call this."""
+    return bool(strategy.gather(tf.constant([int(flag)]), axis=0).numpy().any())
+
+
+def alone(function: Callable[..., Any], *args, **options) -> Any:
+    """Calls a function outside the scope of a strategy, so that no other worker has to take part.
+
+    Within the scope each new variable is sent to all workers, and Keras makes some to throw away
+    when it saves an optimizer.
+    """
+    with ThreadPoolExecutor(1) as threads:  # scopes belong to a thread
+        return threads.submit(function, *args, **options).result()
 
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:

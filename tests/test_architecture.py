@@ -9,10 +9,10 @@ PACKAGE = Path(keras_cnnlstm.__file__).parent
 RANKS = {
     "tasks": 0, "digits": 0, "layers": 0, "config": 0, "files": 0, "artefacts": 0, "answers": 0,
     "plots": 0, "state_dicts": 0, "layer_weights": 0, "frames": 0, "stratification": 0,
-    "averaging": 0, "read_ahead": 0, "replicas": 0, "containers": 0, "workers": 0,
+    "averaging": 0, "read_ahead": 0, "containers": 0, "workers": 0,
     "videos": 1, "pipeline": 1, "encoders": 1, "blocks": 1, "torch_weights": 1, "pretrained": 1,
-    "checkpoints": 1, "runtime": 1,
-    "clips": 2, "scanners": 2, "moving_digits": 2,
+    "checkpoints": 1, "replicas": 1,
+    "runtime": 2, "clips": 2, "scanners": 2, "moving_digits": 2,
     "splits": 3, "leakage": 3, "clip_report": 3, "clip_cache": 3, "models": 3, "endpoints": 3,
     "runs": 4, "parity": 4, "evaluation": 4, "streaming": 4, "objectives": 4, "memory": 4,
     "clip_batches": 4, "clip_checks": 4, "features": 4,

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_cnnlstm import clips, endpoints
+from keras_cnnlstm import endpoints
+from keras_cnnlstm.frames import load_frames
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def decode():
 
 
 class TestImages:
-    """Encoded images become the frames that `clips.load_frames` makes of the same files."""
+    """Encoded images become the frames that `frames.load_frames` makes of the same files."""
 
     @pytest.mark.parametrize("channels", [1, 3])
     @pytest.mark.parametrize("size", [(12, 12), (24, 36), (30, 21), (7, 9), (5, 40), (1, 1)])
@@ -28,7 +29,7 @@ class TestImages:
     def test_of_every_kind(self, decode, mode, size, channels, tmp_path):
         file = picture(tmp_path, mode, size)
         received = decode(tf.constant([[file.read_bytes()]]), (12, 10, channels)).numpy()[0]
-        expected = clips.load_frames([file], image_size=(12, 10), channels=channels)
+        expected = load_frames([file], image_size=(12, 10), channels=channels)
         difference = np.abs(received.astype(int) - expected.astype(int))
         assert difference.max() <= 2  # roundings of three steps
 
@@ -45,7 +46,7 @@ class TestImages:
         ]
         received = decode(tf.constant([[f.read_bytes() for f in row] for row in files]), (6, 7, 1))
         for row, frames in zip(files, received.numpy(), strict=True):
-            expected = clips.load_frames(row, image_size=(6, 7), channels=1)
+            expected = load_frames(row, image_size=(6, 7), channels=1)
             assert np.abs(frames.astype(int) - expected.astype(int)).max() <= 2
 
     @pytest.mark.parametrize(

@@ -314,6 +314,22 @@ def steps_by_hand(image, height, width):
     ]
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.GlobalAveragePooling1D(),
+        keras.layers.LSTM(3),
+        keras.layers.Bidirectional(keras.layers.GRU(3)),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_that_go_over_the_positions_of_a_frame_make_numbers_of_padding(layer):
+    x = np.random.default_rng(0).normal(size=(2, 4, 5, 6)).astype("float32")  # (B, T, L, C)
+    wrapped = TimeDistributed(layer)
+    y = np.asarray(wrapped(x, mask=np.array([[1, 1, 1, 1], [1, 0, 0, 0]], bool)))
+    np.testing.assert_allclose(y, np.asarray(wrapped(x)), rtol=1e-6)  # finite, among other things
+
+
 class TestImageToSequence:
     IMAGES = np.random.default_rng(0).random((2, 6, 4, 3), "float32")
 

@@ -79,10 +79,16 @@ def test_one_device_by_default():
     assert "on 1 device (" in chosen.describe()
 
 
-@pytest.mark.parametrize("value", ["multi-worker", "parameter-server", "keras-distribution", "tpu"])
+@pytest.mark.parametrize("value", ["parameter-server", "keras-distribution", "tpu"])
 def test_what_keras_cannot_do_is_refused(value):
     with pytest.raises(ValueError, match=f"`strategy` '{value}' cannot be had: .*'mirrored'"):
         Runtime(strategy=value)
+
+
+def test_a_keras_distribution_is_refused(monkeypatch):
+    monkeypatch.setattr(keras.distribution, "distribution", lambda: "something")
+    with pytest.raises(ValueError, match=r"`keras.distribution` must not be set, .*does nothing"):
+        Runtime()
 
 
 def test_bad_arguments():
@@ -92,15 +98,81 @@ def test_bad_arguments():
         Runtime(strategy="all")
 
 
-def test_a_cluster_is_refused_rather_than_trained_once_on_each_machine(monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"chief": ["a:1"], "worker": ["b:1"]}}))
-    with pytest.raises(ValueError, match="TF_CONFIG names 2 workers"):
-        Runtime()
+@pytest.fixture
+def cluster(monkeypatch):
+    """Sets TF_CONFIG to a cluster of so many workers, of which this is one."""
+
+    def put(size, index=0):
+        jobs = {"worker": [f"127.0.0.1:{port}" for port in range(1, size + 1)]}
+        task = {"type": "worker", "index": index}
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": jobs, "task": task}))
+
+    return put
+
+
+@pytest.mark.parametrize("strategy", ["mirrored", "one-device"])
+def test_a_cluster_is_not_trained_once_on_each_machine(cluster, strategy):
+    cluster(2)
+    with pytest.raises(ValueError, match=f"{strategy}' would train the same on each of the 2 work"):
+        Runtime(strategy=strategy)
+
+
+def test_a_bad_description_of_the_cluster_is_refused(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{")
-    with pytest.raises(ValueError, match="TF_CONFIG must be a JSON object"):
+    with pytest.raises(ValueError, match="TF_CONFIG must be JSON"):
         Runtime()
-    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["a:1"]}}))
-    assert Runtime().num_replicas == 1
+
+
+def test_several_workers_need_a_description(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(ValueError, match=r"'multi-worker' needs .*TF_CONFIG.*received none"):
+        Runtime(strategy="multi-worker")
+
+
+@pytest.mark.parametrize("strategy", ["auto", "one-device", "multi-worker"])
+def test_one_worker_is_alone(cluster, strategy):
+    cluster(1)
+    alone = Runtime("float32", strategy)
+    assert (alone.num_workers, alone.worker, alone.is_chief) == (1, 0, True)
+    assert alone.num_replicas == 1
+    assert "worker" not in alone.describe()
+    assert alone.rows(5) == slice(0, 5)
+    assert not alone.on_any_worker(False)
+    alone.check_same("the seed", "0")
+    with alone.scope():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        assert alone.fit_model(model) is model
+
+
+def test_rows_of_each_worker(cluster, monkeypatch):
+    """Without the others: what `Runtime` learns by joining them is pretended."""
+    monkeypatch.setattr(Runtime, "devices", ["GPU:0", "GPU:1"])
+    shares = []
+    for index in range(3):
+        cluster(3, index)
+        chosen = Runtime("float32")
+        assert chosen.num_replicas == 6
+        assert chosen.is_chief == (index == 0)
+        shares.append(list(range(24))[chosen.rows(24)])
+    assert [row for share in shares for row in share] == list(range(24))
+    assert {len(share) for share in shares} == {8}
+    for size, remedy in ((20, "18 or 24"), (5, "6"), (0, "6"), (-7, "6")):
+        with pytest.raises(ValueError, match=f"multiple of the 6 replicas; .*{size}. Use {remedy}"):
+            chosen.rows(size)
+
+
+def test_others_than_the_chief_write_elsewhere(tmp_path, cluster, monkeypatch):
+    monkeypatch.setattr(Runtime, "devices", ["CPU:0"])
+    cluster(2, 0)
+    with Runtime("float32").writable(tmp_path / "run") as path:
+        assert path == tmp_path / "run"
+    cluster(2, 1)
+    with Runtime("float32").writable(str(tmp_path / "run")) as path:
+        path.mkdir()
+        (path / "file").touch()
+        assert tmp_path not in path.parents
+    assert not path.parent.exists()
+    assert not list(tmp_path.iterdir())
 
 
 TWO_DEVICES = """
@@ -118,7 +190,7 @@ for strategy in ("one-device", "mirrored", "auto"):
     runtime = Runtime("float32", strategy)
     keras.utils.set_random_seed(0)
     with runtime.scope():
-        model = cnn_lstm((3, 8, 8, 1), 5)
+        model = runtime.fit_model(cnn_lstm((3, 8, 8, 1), 5))
         model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
         data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
         losses = model.fit(data, epochs=3, shuffle=False, verbose=0).history["loss"]
@@ -141,4 +213,4 @@ def test_two_devices_train_as_one():
         np.testing.assert_allclose(mirrored, single, atol=1e-5)
     assert "on 2 devices (CPU:0, CPU:1)" in out["mirrored"][2]
     assert {out[s][3] for s in ("one-device", "mirrored")} == {"_DefaultDistributionStrategy"}
-    assert "multiple of the 2 replicas; received 7. Use 6." in out["batch"]
+    assert "multiple of the 2 replicas; received 7. Use 6 or 8." in out["batch"]

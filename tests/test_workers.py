@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_cnnlstm.layers  # noqa: F401 - registers what the saved models are made of
 from keras_cnnlstm import workers
+from keras_cnnlstm.replicas import ReplicatedModel
 from keras_cnnlstm.workers import cluster_from_environment
 
 TASK = {"type": "worker", "index": 0}
@@ -166,7 +168,8 @@ def train(strategy):
     runtime = Runtime("float32", strategy)
     rows = runtime.rows(BATCH)
     runtime.check_same("the seed", "0")
-    out = {"describe": runtime.describe(), "rows": [rows.start, rows.stop],
+    flags = [runtime.on_any_worker(False), runtime.on_any_worker(runtime.worker == 1)]
+    out = {"flags": flags, "describe": runtime.describe(), "rows": [rows.start, rows.stop],
            "replicas": runtime.num_replicas}
     keras.utils.set_random_seed(runtime.worker)  # the chief's weights are those of all
     with runtime.scope(), runtime.writable(folder / f"run{runtime.num_workers}") as path:
@@ -291,9 +294,11 @@ def test_workers_know_who_they_are(trainings):
     rows = [trainings[1][name]["rows"] for name in MANY]
     assert rows == [[0, 6], [6, 12], [0, 4], [4, 8], [8, 12]]
     assert [trainings[1][name]["replicas"] for name in MANY] == [2, 2, 3, 3, 3]
+    assert all(trainings[1][name]["flags"] == [False, True] for name in MANY)
+    assert trainings[1]["1-worker0"]["flags"] == [False, False]
     text = trainings[1]["3-chief0"]["describe"]
-    assert text.endswith("on 1 device (CPU:0) of worker 0, the chief, of 3 workers")
-    assert trainings[1]["3-worker1"]["describe"].endswith("of worker 2, of 3 workers")
+    assert text.endswith("on 1 device (CPU:0) on each of 3 workers; this is worker 0, the chief")
+    assert trainings[1]["3-worker1"]["describe"].endswith("3 workers; this is worker 2")
 
 
 def test_only_the_chief_writes_the_run(trainings):
@@ -301,7 +306,7 @@ def test_only_the_chief_writes_the_run(trainings):
     for size, chief in ((2, "2-worker0"), (3, "3-chief0")):
         assert outputs[chief]["path"] == str(folder / f"run{size}")
         saved = keras.models.load_model(folder / f"run{size}" / "last.keras")
-        assert type(saved) is keras.Model or type(saved).__name__ == "Functional"
+        assert not isinstance(saved, ReplicatedModel)
         assert int(saved.optimizer.iterations) == 50
         for ours, theirs in zip(saved.get_weights(), outputs[chief]["weights"], strict=True):
             np.testing.assert_array_equal(ours, np.float32(theirs))
