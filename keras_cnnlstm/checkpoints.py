@@ -121,8 +121,11 @@ def _variables(model, others):
 
 
 def _name(variable):
-    """A variable's path, without what Keras appends to names that occur twice in a process."""
-    return re.sub(r"_\d+(?=/|$)", "", variable.path)
+    """A variable's name, without what Keras appends to names that occur twice in a process.
+
+    Its path would tell more, but depends on who builds the optimizer.
+    """
+    return re.sub(r"_\d+$", "", variable.name)
 
 
 def _files(folder):
@@ -130,7 +133,8 @@ def _files(folder):
 
 
 def _read(path):
-    with np.load(path, allow_pickle=False) as archive:
+    # Opened here, as NumPy leaves a file open that is no archive.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         head = json.loads(bytes(archive["head"]))
         arrays = [archive[f"{i:05}"] for i in range(len(head["names"]))]
     return Checkpoint(path, int(head["step"]), dict(head["facts"]), arrays, list(head["names"]))

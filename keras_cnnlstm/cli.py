@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"keras-cnnlstm: {_one_line(str(error))}", file=sys.stderr)
         return 1 if isinstance(error, FloatingPointError) else 2
     except KeyboardInterrupt as stop:
-        print(f"keras-cnnlstm: {stop or 'interrupted'}", file=sys.stderr)
+        print(f"keras-cnnlstm: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 143 if str(stop) else 130  # by SIGTERM, with a message, or from the keyboard
 
 

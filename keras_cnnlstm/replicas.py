@@ -15,7 +15,6 @@ replica's rows, unless made with `synchronized=True`, and dropout draws alike on
 """
 
 import contextlib
-import copy
 import functools
 
 import keras
@@ -50,13 +49,21 @@ class ReplicatedModel(keras.Model):
         plain: the model.
 
     Raises:
+        ValueError: if the model is not made of layers that are known, as a functional one is.
         RuntimeError: if this version of Keras is not one that this is known to work with.
     """
 
     def __init__(self, plain: keras.Model):
         check_keras()
+        graph = getattr(plain, "_functional", plain)  # private: of a Sequential
+        if not hasattr(graph, "_inputs_struct"):
+            raise ValueError(
+                "ReplicatedModel: `plain` must be a functional or a built Sequential model; "
+                f"received {plain.name}, a {type(plain).__name__}. Make it with "
+                "keras.Model(inputs, outputs), or train on one device."
+            )
         # Private: `plain.inputs` is a flat list where the model takes a dict.
-        super().__init__(plain._inputs_struct, plain._outputs_struct, name=plain.name)
+        super().__init__(graph._inputs_struct, graph._outputs_struct, name=plain.name)
         object.__setattr__(self, "plain", plain)  # not tracked: its layers are here already
         self._summed = _SummedAlready()
 
@@ -183,8 +190,8 @@ class _MeanOverReplicas(keras.losses.Loss):
 
     def __init__(self, loss):
         super().__init__(loss.name, loss.reduction, loss.dtype)
-        self._each = copy.copy(loss)
-        self._each.reduction = "none"
+        self._each = object.__new__(type(loss))  # copy.copy would serialise it
+        self._each.__dict__.update({**loss.__dict__, "reduction": "none"})
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         values = self._each(y_true, y_pred, sample_weight)  # weighted

@@ -91,6 +91,8 @@ class RunWriter(keras.callbacks.Callback):
         if self._checkpoint:
             restore_checkpoint(self.model, self._checkpoint, self._averages)
             self._checkpoint = None
+            if self.step % self.config.steps_per_epoch == 0:
+                self.model.reset_metrics()  # those of the epoch before
 
     @property
     def _averages(self):

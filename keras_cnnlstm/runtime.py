@@ -96,18 +96,21 @@ class Runtime:
                 "Runtime: `precision` 'mixed_float16' cannot be had on several replicas, where an "
                 "overflow on one of them reaches the weights. Use 'mixed_bfloat16' or 'float32'."
             )
+        if self.num_workers > 1:
+            _ = self.devices  # joins the workers, which must be before anything else
 
     def _check_cluster(self):
+        workers = self.num_workers
         if self.strategy == "multi-worker" and self._cluster is None:
             raise ValueError(
                 "Runtime: `strategy` 'multi-worker' needs the environment variable TF_CONFIG, "
                 "which names the workers; received none. Start with TFJob, Ray Train or Vertex "
                 "AI, which set it, or use 'mirrored'."
             )
-        if self.strategy in ("one-device", "mirrored") and self.num_workers > 1:
+        if self.strategy in ("one-device", "mirrored") and workers > 1:
             raise ValueError(
                 f"Runtime: `strategy` {self.strategy!r} would train the same on each of the "
-                f"{self.num_workers} workers that TF_CONFIG names. Use 'multi-worker', or unset "
+                f"{workers} workers that TF_CONFIG names. Use 'multi-worker', or unset "
                 "TF_CONFIG to train on this machine alone."
             )
 

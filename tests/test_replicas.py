@@ -91,6 +91,12 @@ def test_another_version_of_keras_is_refused(monkeypatch):
         ReplicatedModel(model)
 
 
+def test_a_model_without_a_graph_is_refused():
+    for model in (keras.Model(), keras.Sequential([keras.layers.Dense(1)])):
+        with pytest.raises(ValueError, match=r"must be a functional or a built Sequential model;"):
+            ReplicatedModel(model)
+
+
 def test_it_is_the_plain_model_to_look_at_and_to_save(tmp_path):
     plain = cnn_lstm((3, 8, 8, 1), 2, lengths=True)
     model = ReplicatedModel(plain)
@@ -175,7 +181,8 @@ def compared(*args):
 def overflow(wrap):
     '''Weights and loss scale after a batch whose second half overflows.'''
     with two.scope():
-        plain = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "linear", False, "ones")])
+        dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+        plain = keras.Sequential([keras.Input((1,)), dense])
         model = wrap(plain)
         optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), 4.0)
         model.compile(optimizer, "mse")

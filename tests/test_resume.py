@@ -47,7 +47,7 @@ def assert_same(run, whole):
         np.testing.assert_array_equal(a, b)
     last, expected = (newest_checkpoint(r.path / "checkpoints") for r in (run, whole))
     assert (last.step, last.names) == (expected.step, expected.names)
-    assert any("seed_generator" in name for name in last.names)
+    assert "seed_generator_state" in last.names
     for a, b in zip(last.arrays, expected.arrays, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -74,12 +74,12 @@ def break_off(config, batches):
             train(config)
 
 
-@pytest.mark.parametrize("batches", [1, 5, 6, 9, 18])
+@pytest.mark.parametrize("batches", [1, 5, 7, 9, 18])
 def test_a_run_that_broke_off_ends_as_if_it_had_not(batches, whole, tmp_path):
-    # Before the first checkpoint, after one in mid-epoch, at the end of an epoch and of the run.
+    # Before the first checkpoint, after one in mid-epoch or between two, at the end of the run.
     break_off(config(tmp_path / "run"), batches)
     stood = newest_checkpoint(tmp_path / "run" / "checkpoints")
-    assert (stood.step if stood else 0) == {1: 0, 5: 4, 6: 4, 9: 8, 18: 16}[batches]
+    assert (stood.step if stood else 0) == {1: 0, 5: 4, 7: 6, 9: 8, 18: 16}[batches]
     assert_same(train(config(tmp_path / "run"), resume=True), whole)
 
 
