@@ -237,6 +237,10 @@ class TrainConfig(ModelConfig):
     """Run directory to take first weights from, for every layer with the same name and shapes:
     to go on from a related task."""
 
+    freeze: bool = False
+    """Leave the layers taken from init_from as they are, and train the others: a first stage, after
+    which a run from that run may train all."""
+
     optimizer: Literal["adam", "adadelta", "rmsprop", "sgd"] = "adam"
     """How gradients become steps; with Keras's settings, adadelta with PyTorch's."""
 
@@ -310,6 +314,11 @@ class TrainConfig(ModelConfig):
                     f"sampling: expected none without clips; received {self.sampling!r}. Give the "
                     "folder of clips with --data."
                 )
+        if self.freeze and not self.init_from:
+            raise ValueError(
+                "freeze: expected off without init_from, which says where the layers to freeze "
+                "come from; received True."
+            )
         self._fill("balance", 0.5 if self.task == "trend" else 0.0)
         if self.balance and self.task != "trend":
             raise ValueError(

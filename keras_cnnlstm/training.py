@@ -173,9 +173,12 @@ def import_torch(file: str | Path, config: TrainConfig) -> tuple[Run, Report]:
 
 def _fit(model, config, source, path, checkpoint) -> RunWriter:
     """Trains from a checkpoint, or from the start, to the end."""
-    if config.init_from and not checkpoint:
+    if config.init_from and (config.freeze or not checkpoint):
         names = adopt_weights(model, load_run(config.init_from).model)
-        print(f"start     from {config.init_from}: {', '.join(names)}", flush=True)
+        kept = ", which stay as they are" if config.freeze else ""
+        print(f"start     from {config.init_from}: {', '.join(names)}{kept}", flush=True)
+        for name in names if config.freeze else ():
+            model.get_layer(name).trainable = False
     objective = objective_for(source.task)
     writer = RunWriter(path, objective, config, model, checkpoint)
     model = _trained_part(model, config, source)

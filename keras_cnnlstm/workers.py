@@ -156,7 +156,8 @@ def sum_of_replicas(tensors: list[Any]) -> list[Any]:
     context = tf.distribute.get_replica_context()
     if not tensors or context is None or context.num_replicas_in_sync == 1:
         return tensors
-    present = [tensor for tensor in tensors if tensor is not None]
+    # The sum asks for the device of each tensor, and reads of variables have none.
+    present = [tf.identity(tensor) for tensor in tensors if tensor is not None]
     sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
     return [None if tensor is None else next(sums) for tensor in tensors]
 

@@ -49,6 +49,13 @@ def test_the_task_follows_the_model_and_the_lengths_follow_the_task():
         ({"model": "renet", "length": 2}, "length: expected 1 to 1 for the task label; received 2"),
         ({"min_length": 2}, "min_length: expected 4 to 4 for the task trend; received 2"),
         ({"task": "digits", "min_length": 5}, "min_length: expected 1 to 4 for the task digits"),
+        ({"freeze": True}, "freeze: expected off without init_from"),
+        ({"data": "x", "task": "trend"}, r"task: expected clip with a folder of clips \(--data\)"),
+        ({"task": "clip"}, "task: expected clip with a folder of clips .* with data None"),
+        ({"data": "x", "min_length": 2}, "min_length: expected 1 to 1 for the task clip"),
+        ({"flip": True}, "flip: expected its default without clips; received True"),
+        ({"sampling": "first"}, "sampling: expected none without clips; received 'first'"),
+        ({"data": "x", "stride": 2}, "stride: expected 1 with sampling segments; received 2"),
         ({"task": "digits", "balance": 0.5}, "balance: expected 0 for the task digits"),
     ],
 )

@@ -200,8 +200,22 @@ def train(strategy):
             except ValueError as error:
                 out[name] = str(error)
     out["removed"] = not path.exists()
+    out["normalised"] = normalise(runtime)
     out["weights"] = [w.tolist() for w in plain.get_weights()]
     return out
+
+
+def normalise(runtime):
+    with runtime.scope():
+        plain = keras.Sequential([
+            keras.Input((1,)), keras.layers.BatchNormalization(momentum=0.5),
+            keras.layers.Dropout(0.5, seed=1), keras.layers.Dense(1),
+        ])
+        model = runtime.fit_model(plain)
+        model.compile("sgd", "mse")
+        x = np.arange(BATCH, dtype="float32")[runtime.rows(BATCH), None]
+        model.fit(tf.data.Dataset.from_tensors((x, x)), shuffle=False, verbose=0)
+    return {w.name: w.numpy().ravel().tolist() for w in plain.weights}
 
 
 def main(jobs, job, index):
@@ -288,6 +302,14 @@ def test_workers_train_as_one_process(trainings):
         np.testing.assert_allclose(many["evaluated"], alone["evaluated"], atol=1e-5)
         for ours, theirs in zip(many["weights"], alone["weights"], strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
+
+
+def test_workers_keep_the_same_weights_and_averages(trainings):
+    """Although each normalises its own rows, and drops others."""
+    for names in (MANY[:2], MANY[2:]):
+        first, *others = (trainings[1][name]["normalised"] for name in names)
+        assert all(other == first for other in others)
+        np.testing.assert_allclose(first["moving_mean"], [0.5 * np.arange(12).mean()], rtol=1e-6)
 
 
 def test_workers_know_who_they_are(trainings):
