@@ -276,6 +276,9 @@ def _train(command):
     if command.resume:
         config = _options_to_resume(command.resume, config)
     run = train(config, resume=bool(command.resume))
+    if not run.metrics:
+        print(f"\nthis worker is done; the chief writes {run.path}")
+        return
     facts = run.metrics["training"]
     print(
         f"\ntrained on {facts['sequences']:,} sequences in {facts['seconds']:.0f} s "

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from keras_cnnlstm.arguments import as_path, told
 from keras_cnnlstm.clip_cache import read_chosen
-from keras_cnnlstm.clips import Clip, check_sampling, find_clips, sample_indices
-from keras_cnnlstm.frames import check_channels, natural_order
-from keras_cnnlstm.pipeline import distorted
+from keras_cnnlstm.clips import Clip, check_sampling, checked_clips, find_clips, sample_indices
+from keras_cnnlstm.frames import check_channels, checked_size, natural_order
+from keras_cnnlstm.pipeline import check_batches, distorted
 from keras_cnnlstm.read_ahead import ReadAhead
 
 _READY = 2  # batches that wait for the model at most
@@ -41,6 +42,7 @@ def clip_sequences(
     cache: str | Path | None = None,
     features: Callable[[Clip], np.ndarray] | None = None,
     start: int = 0,
+    rows: slice | None = None,
 ) -> tf.data.Dataset:
     """Batches of clips with their classes.
 
@@ -70,6 +72,7 @@ def clip_sequences(
             `features.FeatureCache` keeps it. The frames are then not read, and what is chosen of
             these rows takes their place.
         start: index of the first batch, to resume where a run stopped.
+        rows: which rows of each batch to make, as one of several workers; by default all of them.
 
     Returns:
         A dataset of `({"frames": (B, T, H, W, C) uint8, "lengths": (B,) int32}, target (B,)
@@ -83,11 +86,13 @@ def clip_sequences(
         ValueError: if an argument is out of range.
     """
     found, names = _found(clips, split, class_names)
-    _check_arguments(found, names, batch_size, start)
+    check_batches("clip_sequences", batch_size=batch_size, start=start, seed=seed, augment=augment)
+    _check_classes(found, names)
     _check_moves(bool(augment or flip), seed, features)
     check_channels("clip_sequences", channels)
+    image_size = checked_size("clip_sequences", image_size)
     check_sampling("clip_sequences", length, sampling, stride)
-    form = {"image_size": tuple(image_size), "channels": channels, "invert": invert}
+    form = {"image_size": image_size, "channels": channels, "invert": invert}
     read = functools.partial(read_chosen, cache=_folder(cache), form=form)
     labels = [names.index(clip.class_name) for clip in found]
 
@@ -108,26 +113,33 @@ def clip_sequences(
         return _moved(frames, _draws(seed, place), float(augment), flip), labels[number]
 
     count = len(found) if seed is None else None
-    rows = batch_size if count is None else None
+    rows = rows or slice(0, batch_size)
+    batch = rows.stop - rows.start if count is None else None
     if features is None:
-        spec = tf.TensorSpec((rows, length, *image_size, channels), tf.uint8, "frames")
+        spec = tf.TensorSpec((batch, length, *image_size, channels), tf.uint8, "frames")
     else:
         width = features(found[0]).shape[1]
-        spec = tf.TensorSpec((rows, length, width), tf.float32, "features")
-    return _batches(load, count, batch_size, start, spec)
-
-
-def _batches(load, count, batch_size, start, spec):
-    """A dataset of batches, from one of them on, of `count` elements or without end."""
+        spec = tf.TensorSpec((batch, length, width), tf.float32, "features")
 
     def places(number):
-        end = (number + 1) * batch_size
-        return range(number * batch_size, end if count is None else min(end, count))
+        """The elements of a batch that this worker makes; perhaps none of the last one."""
+        first = number * batch_size
+        end = first + rows.stop
+        return range(first + rows.start, end if count is None else min(end, count))
+
+    numbers = tf.data.Dataset.counter(start)
+    if count is not None:
+        numbers = tf.data.Dataset.range(start, max(start, math.ceil(count / batch_size)))
+    return _batches(numbers, load, places, spec)
+
+
+def _batches(numbers, load, places, spec):
+    """A dataset of the batches with these numbers."""
 
     ahead = ReadAhead(load, places, ahead=_READY)
 
     def batch(number):
-        return _padded(ahead.batch(int(number)), spec.shape[1])
+        return _padded(ahead.batch(int(number)), spec)
 
     def element(number):
         types = (spec.dtype, tf.int32, tf.int64)
@@ -136,10 +148,6 @@ def _batches(load, count, batch_size, start, spec):
         lengths, labels = (tf.ensure_shape(x, spec.shape[:1]) for x in (lengths, labels))
         return {spec.name: frames, "lengths": lengths}, labels
 
-    if count is None:
-        numbers = tf.data.Dataset.counter(start)
-    else:
-        numbers = tf.data.Dataset.range(start, max(start, math.ceil(count / batch_size)))
     # No parallel map and no prefetch, and none added by tf.data itself: `read_ahead` says why.
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -148,11 +156,11 @@ def _batches(load, count, batch_size, start, spec):
     return numbers.map(element).with_options(options)
 
 
-def _padded(elements, length):
+def _padded(elements, spec):
     """Elements of unequal length as one array, zeros (black) at the end, with their lengths."""
     lengths = np.array([len(frames) for frames, _ in elements], np.int32)
-    first, _ = elements[0]
-    padded = np.zeros((len(elements), length or lengths.max(), *first.shape[1:]), first.dtype)
+    time = spec.shape[1] or lengths.max(initial=1)
+    padded = np.zeros((len(elements), time, *spec.shape[2:]), spec.dtype.as_numpy_dtype)
     for place, (frames, _) in zip(padded, elements, strict=True):
         place[: len(frames)] = frames
     return padded, lengths, np.array([label for _, label in elements], np.int64)
@@ -174,9 +182,9 @@ def _found(clips, split, class_names):
         if split is not None:
             raise ValueError(
                 "clip_sequences: `split` must be None with a sequence of clips; received "
-                f"{split!r}. Give the clips of that part."
+                f"{told(split)}. Give the clips of that part."
             )
-        clips = list(clips)
+        clips = checked_clips("clip_sequences", clips)
         return clips, _class_names(clips, class_names)
     clips = find_clips(clips)
     class_names = _class_names(clips, class_names)
@@ -185,6 +193,11 @@ def _found(clips, split, class_names):
 
 def _class_names(clips, class_names):
     if class_names is not None:
+        if not isinstance(class_names, list | tuple):
+            raise ValueError(
+                "clip_sequences: `class_names` must be names in the order of their numbers; "
+                f"received {told(class_names)}."
+            )
         return list(class_names)
     return sorted({c.class_name for c in clips}, key=lambda name: natural_order(Path(name)))
 
@@ -195,7 +208,7 @@ def _part(clips, split):
     if split not in PARTS:
         raise ValueError(
             f"clip_sequences: `split` must be one of {', '.join(PARTS)}, or None; received "
-            f"{split!r}."
+            f"{told(split)}."
         )
     return split_clips(clips)[split]
 
@@ -228,8 +241,9 @@ def _draws(seed, place):
 def _folder(cache):
     if cache is None:
         return None
-    Path(cache).mkdir(parents=True, exist_ok=True)
-    return Path(cache)
+    folder = as_path("clip_sequences: `cache`", cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _check_moves(moved, seed, features):
@@ -245,13 +259,10 @@ def _check_moves(moved, seed, features):
         )
 
 
-def _check_arguments(clips, class_names, batch_size, start):
-    for name, value, least in (("batch_size", batch_size, 1), ("start", start, 0)):
-        if value < least:
-            raise ValueError(f"clip_sequences: `{name}` must be {least} or more; received {value}.")
+def _check_classes(clips, class_names):
     if not clips:
         raise ValueError("clip_sequences: `clips` must hold one clip at least; received none.")
-    unknown = sorted({clip.class_name for clip in clips} - set(class_names))
+    unknown = sorted({clip.class_name for clip in clips if clip.class_name not in class_names})
     if unknown:
         raise ValueError(
             f"clip_sequences: `class_names` must hold the class of each clip; received none of "

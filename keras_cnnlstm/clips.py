@@ -9,16 +9,18 @@ Finds them, looks at them and reads their frames. Which of them train and which 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_cnnlstm.arguments import as_path, is_whole, told
 from keras_cnnlstm.frames import (
     check_channels,
     check_indices,
+    checked_size,
     fit_image,
     frame_files,
     image_shape,
@@ -30,6 +32,8 @@ from keras_cnnlstm.videos import VIDEO_SUFFIXES, probe_video, read_video, video_
 
 SAMPLINGS = ("uniform", "segments", "window", "first")
 """Ways to choose some frames of a clip, as `sample_indices` explains them."""
+
+_MOST = 10_000_000  # frames of a clip: four days of video
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def find_clips(root: str | Path) -> list[Clip]:
         FileNotFoundError: if there is no such folder, or no class folder in it.
         ValueError: if a class has no clips, or a link leads out of `root`.
     """
-    root = Path(root)
+    root = as_path("find_clips: `root`", root)
     classes = [path for path in _entries(root, root) if path.is_dir()] if root.is_dir() else []
     if not classes:
         found = "none in it" if root.is_dir() else "no such folder"
@@ -99,6 +103,22 @@ def find_clips(root: str | Path) -> list[Clip]:
         for folder in classes
         for path in _clip_paths(folder, root)
     ]
+
+
+def checked_clips(function: str, clips: Iterable[Clip]) -> list[Clip]:
+    """The clips that someone gives to a function, as a list.
+
+    Raises:
+        ValueError: if they are none.
+    """
+    found = list(clips) if isinstance(clips, Iterable) else [clips]
+    wrong = [clip for clip in found if not isinstance(clip, Clip)]
+    if wrong:
+        raise ValueError(
+            f"{function}: `clips` must be clips, as find_clips returns them; received "
+            f"{told(wrong[0])}."
+        )
+    return found
 
 
 def probe(clip: Clip) -> ClipInfo:
@@ -173,10 +193,12 @@ def iterate_frames(
         ValueError: if a frame cannot be read, or an argument is out of range.
     """
     check_channels("iterate_frames", channels)
-    if every < 1:
-        raise ValueError(f"iterate_frames: `every` must be 1 or more; received {every}.")
+    source = as_path("iterate_frames: `source`", source)
+    image_size = checked_size("iterate_frames", image_size)
+    if not is_whole(every, 1):
+        raise ValueError(f"iterate_frames: `every` must be 1 or more; received {told(every)}.")
     form: Any = {"image_size": image_size, "channels": channels, "invert": invert}
-    if Clip(Path(source), "", "").is_video:
+    if Clip(source, "", "").is_video:
         images = video_images(source, lambda number: number % every == 0)
         for i, image in enumerate(images):
             yield f"{source}:{i * every}", fit_image(image, **form)
@@ -220,8 +242,16 @@ def sample_indices(
         ValueError: if an argument is out of range.
     """
     check_sampling("sample_indices", length, sampling, stride)
-    if num_frames < 1:
-        raise ValueError(f"sample_indices: `num_frames` must be 1 or more; received {num_frames}.")
+    if not is_whole(num_frames, 1, _MOST):
+        raise ValueError(
+            f"sample_indices: `num_frames` must be 1 or more, {_MOST:,} at most; received "
+            f"{told(num_frames)}."
+        )
+    if not isinstance(rng, np.random.Generator | None):
+        raise ValueError(
+            f"sample_indices: `rng` must be a numpy.random.Generator or None; received {told(rng)}."
+        )
+    num_frames, stride = int(num_frames), int(stride)  # of NumPy they could overflow
     available = -(-num_frames // stride)
     n = available if length is None else min(length, available)
     if sampling == "first":
@@ -243,13 +273,14 @@ def check_sampling(function: str, length: int | None, sampling: str, stride: int
     Raises:
         ValueError: if an argument is out of range.
     """
-    if sampling not in SAMPLINGS:
+    if not isinstance(sampling, str) or sampling not in SAMPLINGS:
         raise ValueError(
-            f"{function}: `sampling` must be one of {', '.join(SAMPLINGS)}; received {sampling!r}."
+            f"{function}: `sampling` must be one of {', '.join(SAMPLINGS)}; received "
+            f"{told(sampling)}."
         )
-    for name, value in (("length", length), ("stride", stride)):
-        if value is not None and value < 1:
-            raise ValueError(f"{function}: `{name}` must be 1 or more; received {value}.")
+    for name, value in (("length", 1 if length is None else length), ("stride", stride)):
+        if not is_whole(value, 1):
+            raise ValueError(f"{function}: `{name}` must be 1 or more; received {told(value)}.")
     if stride > 1 and sampling != "window":
         raise ValueError(
             f'{function}: `stride` must be 1 unless `sampling` is "window"; received {stride} with '

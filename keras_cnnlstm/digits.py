@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_cnnlstm.arguments import as_array, told
+
 BUNDLED = "digits"
 """Name of the data set that comes with scikit-learn."""
 
@@ -37,7 +39,8 @@ class LabeledImages:
     labels: np.ndarray
 
     def __post_init__(self):
-        images, labels = np.asarray(self.images), np.asarray(self.labels)
+        images = as_array("LabeledImages: `images`", self.images)
+        labels = as_array("LabeledImages: `labels`", self.labels)
         if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
             raise ValueError(
                 "LabeledImages: `images` must have shape (N, H, W, 1) or (N, H, W, 3), N at least "
@@ -77,6 +80,19 @@ class LabeledImages:
         return tuple(self.images.shape[1:])
 
 
+def check_images(function: str, images: LabeledImages) -> None:
+    """Refuses in the name of a function what is no `LabeledImages`.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not isinstance(images, LabeledImages):
+        raise ValueError(
+            f"{function}: `images` must be LabeledImages; received {type(images).__name__}. Make "
+            "them of arrays: LabeledImages(images, labels)."
+        )
+
+
 class DigitSplits(NamedTuple):
     """The three parts of a data set. No image is in two of them."""
 
@@ -110,6 +126,8 @@ def load_digits(name: str = BUNDLED, data_dir: str | Path | None = None) -> Digi
     >>> splits.train.images.shape, len(splits.validation), len(splits.test)
     ((1257, 28, 28, 1), 180, 360)
     """
+    if not isinstance(name, str):
+        raise ValueError(f"load_digits: `name` must be the name of a data set; received {told(name)}.")
     return _bundled() if name == BUNDLED else _from_tfds(name, data_dir)
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_cnnlstm.arguments import as_array, as_path, is_whole, told
+
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
@@ -50,10 +52,14 @@ def load_frames(
         ValueError: if a file is no readable image, or too large.
     """
     check_channels("load_frames", channels)
-    frames = [_load_frame(Path(p), image_size, channels, invert) for p in paths]
-    if not frames:
-        raise ValueError("load_frames: `paths` must name one file for each frame; received none.")
-    return np.stack(frames)
+    image_size = checked_size("load_frames", image_size)
+    if not isinstance(paths, Sequence) or isinstance(paths, str | bytes) or not paths:
+        found = told(paths) if paths else "none"
+        raise ValueError(
+            f"load_frames: `paths` must name one file for each frame; received {found}."
+        )
+    files = [as_path("load_frames: `paths`", path) for path in paths]
+    return np.stack([_load_frame(file, image_size, channels, invert) for file in files])
 
 
 def frame_files(folder: str | Path) -> list[Path]:
@@ -69,7 +75,7 @@ def frame_files(folder: str | Path) -> list[Path]:
     Raises:
         FileNotFoundError: if there is no such folder, or no image file in it.
     """
-    folder = Path(folder)
+    folder = as_path("frame_files: `folder`", folder)
     files = [p for p in folder.glob("*") if is_image(p)]
     if not files:
         found = "none in it" if folder.is_dir() else "no such folder"
@@ -102,7 +108,7 @@ def image_shape(path: str | Path) -> tuple[int, int]:
         FileNotFoundError: if the file is missing.
         ValueError: if it is no image, or too large.
     """
-    with opened_image(Path(path)) as file:
+    with opened_image(as_path("image_shape: `path`", path)) as file:
         width, height = file.size
         turned = file.getexif().get(_ORIENTATION, 1) in _TURNED
     return (width, height) if turned else (height, width)
@@ -156,8 +162,29 @@ def check_channels(function: str, channels: int) -> None:
     Raises:
         ValueError: if `channels` is not 1 or 3.
     """
-    if channels not in (1, 3):
-        raise ValueError(f"{function}: `channels` must be 1 or 3; received {channels}.")
+    if not is_whole(channels) or channels not in (1, 3):
+        raise ValueError(f"{function}: `channels` must be 1 or 3; received {told(channels)}.")
+
+
+def checked_size(function: str, image_size: Sequence[int]) -> tuple[int, int]:
+    """The size that frames are brought to, as a tuple.
+
+    Raises:
+        ValueError: if it is no pair of positive whole numbers, or too large.
+    """
+    pair = isinstance(image_size, tuple | list) and len(image_size) == 2
+    if not pair or not all(is_whole(side, 1, _MAX_PIXELS) for side in image_size):
+        raise ValueError(
+            f"{function}: `image_size` must be height and width in pixels, 1 or more; received "
+            f"{told(image_size)}."
+        )
+    height, width = map(int, image_size)
+    if height * width > _MAX_PIXELS:
+        raise ValueError(
+            f"{function}: `image_size` must be at most {_MAX_PIXELS:,} pixels; received "
+            f"{height}x{width}."
+        )
+    return height, width
 
 
 def check_indices(function: str, indices: Sequence[int] | np.ndarray) -> list[int]:
@@ -166,12 +193,12 @@ def check_indices(function: str, indices: Sequence[int] | np.ndarray) -> list[in
     Raises:
         ValueError: if they are not whole numbers from 0, each larger than the one before it.
     """
-    array = np.asarray(indices)
+    array = as_array(f"{function}: `indices`", indices)
     fits = array.ndim == 1 and array.size and array.dtype.kind in "iu"
     if not fits or array[0] < 0 or not (array[1:] > array[:-1]).all():
         raise ValueError(
             f"{function}: `indices` must be whole numbers from 0, each larger than the one before "
-            f"it; received {array.tolist()}."
+            f"it; received {told(array.tolist())}."
         )
     return array.tolist()
 

@@ -12,13 +12,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from keras_cnnlstm.digits import LabeledImages
+from keras_cnnlstm.arguments import is_whole, told
+from keras_cnnlstm.digits import LabeledImages, check_images
 from keras_cnnlstm.videos import write_video
 
 MOTIONS = (
     "left", "right", "up", "down", "left-right", "right-left", "up-down", "down-up",
 )  # fmt: skip
 """The classes. The last four bounce off a side: first one way, then back."""
+
+_LARGEST, _LONGEST = 4096, 10_000  # pixels of a side, frames of a clip
 
 
 class MovingDigit(NamedTuple):
@@ -63,21 +66,26 @@ def moving_digits(
     Raises:
         ValueError: if an argument is out of range.
     """
+    check_images("moving_digits", images)
     height, width, channels = images.image_shape
-    if not 1 <= num_images <= len(images):
+    if not is_whole(num_images, 1, len(images)):
         raise ValueError(
             f"moving_digits: `num_images` must be 1 to {len(images)}, the images there are; "
-            f"received {num_images}."
+            f"received {told(num_images)}."
         )
-    if canvas <= max(height, width):
+    if not is_whole(canvas, max(height, width) + 1, _LARGEST):
         raise ValueError(
-            f"moving_digits: `canvas` must be larger than the images, {height}x{width} pixels; "
-            f"received {canvas}."
+            f"moving_digits: `canvas` must be larger than the images, {height}x{width} pixels, "
+            f"and at most {_LARGEST}; received {told(canvas)}."
         )
-    if not 3 <= min_frames <= max_frames:
+    if not is_whole(max_frames, 3, _LONGEST) or not is_whole(min_frames, 3, max_frames):
         raise ValueError(
-            "moving_digits: `min_frames` must be 3 to `max_frames`; received "
-            f"{min_frames} and {max_frames}."
+            f"moving_digits: `min_frames` must be 3 to `max_frames`, and that {_LONGEST:,} at "
+            f"most; received {told(min_frames)} and {told(max_frames)}."
+        )
+    if not is_whole(seed, 0):
+        raise ValueError(
+            f"moving_digits: `seed` must be a whole number, 0 or more; received {told(seed)}."
         )
     rng = np.random.default_rng(seed)
     for index in sorted(rng.choice(len(images), num_images, replace=False)):

@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow.experimental.numpy as tnp
 
-from keras_cnnlstm.digits import LabeledImages
+from keras_cnnlstm.arguments import is_number, is_whole, told
+from keras_cnnlstm.digits import LabeledImages, check_images
 from keras_cnnlstm.tasks import Digits, Label, Text, Trend
 
 _BALANCE = 0.5  # of trends in training: the rare ones need more examples than nature gives
@@ -33,6 +34,7 @@ def digit_sequences(
     num_sequences: int | None = None,
     augment: bool | float = False,
     start: int = 0,
+    rows: slice | None = None,
 ) -> tf.data.Dataset:
     """Batches of digit sequences with their targets.
 
@@ -41,7 +43,7 @@ def digit_sequences(
             each image of a digit is equally likely.
         task: says how long sequences are, which digits they are made of, and the target.
         batch_size: B, sequences in a batch.
-        seed: any integer; other seeds give other sequences.
+        seed: any integer of 64 bits; other seeds give other sequences.
         balance: for `Trend`: share of the sequences, 0 to 1, whose class is drawn uniformly; in
             the rest each digit is uniform, so that classes have their natural frequency. Half of
             them by default.
@@ -50,6 +52,7 @@ def digit_sequences(
         augment: distort each frame by a small random rotation, shear, zoom and shift; a number is
             the strength, `True` is 1.
         start: index of the first batch, to resume where a run stopped.
+        rows: which rows of each batch to make, as one of several workers; by default all of them.
 
     Returns:
         A dataset of `(frames (B, T, H, W, C) uint8, target)`, the target as `task.targets` gives
@@ -70,21 +73,27 @@ def digit_sequences(
     """
     if balance is None:
         balance = _BALANCE if isinstance(task, Trend) else 0.0
-    _check_arguments(images, task, batch_size, balance, num_sequences, start)
+    check_batches(
+        "digit_sequences", batch_size=batch_size, start=start, seed=seed, augment=augment
+    )
+    _check_sequences(images, task, balance, num_sequences)
     gather = _image_gatherer(images, task)
 
+    rows = rows or slice(0, batch_size)
+
     def batch(step):
-        uniforms = _uniforms(seed, 0, step, (batch_size, 2 * task.length + 2))  # (B, 2T + 2)
+        uniforms = _uniforms(seed, 0, step, (batch_size, 2 * task.length + 2))[rows]  # (B, 2T + 2)
         digits = task.draw(uniforms[:, : task.length + 2], balance=balance, xp=tnp)  # (B, T)
         frames = gather(digits, uniforms[:, task.length + 2 :])  # (B, T, H, W, C)
         if augment:
-            frames = _distort(frames, seed, step, augment)
+            frames = _distort(frames, _moves(seed, step, batch_size, task.length)[rows], augment)
         elements = frames, task.targets(digits, xp=tnp)
         if task.min_length < task.length:
-            elements = _padded(*elements, _lengths(task, seed, step, batch_size))
+            elements = _padded(*elements, _lengths(task, seed, step, batch_size)[rows])
         if num_sequences is None:
             return elements
-        rest = num_sequences - step * batch_size  # the last batch may be smaller
+        # The last batch may be smaller, and of some workers empty.
+        rest = tf.maximum(num_sequences - step * batch_size - rows.start, 0)
         return tf.nest.map_structure(lambda x: x[:rest], elements)
 
     return _batches(batch, batch_size, num_sequences, start)
@@ -123,6 +132,7 @@ def labeled_images(
     seed: int | None = None,
     augment: bool | float = False,
     start: int = 0,
+    rows: slice | None = None,
 ) -> tf.data.Dataset:
     """Batches of single images with their classes.
 
@@ -134,6 +144,7 @@ def labeled_images(
         augment: distort each image by a small random rotation, shear, zoom and shift; a number is
             the strength, `True` is 1.
         start: index of the first batch, to resume where a run stopped.
+        rows: which rows of each batch to make, as one of several workers; by default all of them.
 
     Returns:
         A dataset of `(frames (B, H, W, C) uint8, target (B,) int64)`; without a seed the last
@@ -142,21 +153,28 @@ def labeled_images(
     Raises:
         ValueError: if an argument is out of range, or `augment` comes without a seed.
     """
-    _check_batches("labeled_images", batch_size, start)
+    check_images("labeled_images", images)
+    check_batches(
+        "labeled_images", batch_size=batch_size, start=start, seed=seed, augment=augment
+    )
+    seed = seed if seed is None else int(seed)
     if augment and seed is None:
         raise ValueError("labeled_images: `augment` needs a `seed`; received None.")
     count = len(images)
     pixels, labels = _constant(images.images), _constant(images.labels)
 
+    rows = rows or slice(0, batch_size)
+
     def batch(step):
-        place = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+        place = step * batch_size + tf.range(rows.start, rows.stop, dtype=tf.int64)
         if seed is None:
-            place = place[: count - step * batch_size]
+            place = place[: tf.maximum(count - place[0], 0)]
             return tf.gather(pixels, place), tf.gather(labels, place)
         place = _shuffled(place, count, seed)
         frames = tf.gather(pixels, place)  # (B, H, W, C)
         if augment:
-            frames = _distort(frames[:, None], seed, step, augment)[:, 0]
+            moves = _moves(seed, step, batch_size, 1)[rows]
+            frames = _distort(frames[:, None], moves, augment)[:, 0]
         return frames, tf.gather(labels, place)
 
     return _batches(batch, batch_size, count if seed is None else None, start)
@@ -252,12 +270,17 @@ def _image_gatherer(images, task):
     return gather
 
 
-def _distort(frames, seed, step, strength):
+def _moves(seed, step, batch_size, time):
+    """How to distort each frame of a batch, `(B, T, 6)` in [-1, 1); see `distorted`."""
+    draws = tf.random.stateless_uniform((batch_size * time, 6), _key(seed, 1, step), minval=-1.0)
+    return tf.reshape(draws, (batch_size, time, 6))
+
+
+def _distort(frames, moves, strength):
     """Moves each frame by a random affine map about its centre; black comes in at the edges."""
-    batch, time, height, width, channels = frames.shape
-    draws = tf.random.stateless_uniform((batch * time, 6), _key(seed, 1, step), minval=-1.0)
-    images = tf.reshape(frames, (batch * time, height, width, channels))
-    return tf.reshape(distorted(images, draws * float(strength)), frames.shape)
+    images = tf.reshape(frames, (-1, *frames.shape[2:]))
+    draws = tf.reshape(moves, (-1, 6)) * float(strength)
+    return tf.reshape(distorted(images, draws), frames.shape)
 
 
 def distorted(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
@@ -303,14 +326,19 @@ def _affine_maps(draws, height, width):
     return tf.stack([a, b, c, d, e, f, zero, zero], axis=1)
 
 
-def _check_arguments(images, task, batch_size, balance, num_sequences, start):
-    _check_batches("digit_sequences", batch_size, start)
-    if not 0 <= balance <= 1:
-        raise ValueError(f"digit_sequences: `balance` must be 0 to 1; received {balance}.")
-    if num_sequences is not None and num_sequences < 1:
+def _check_sequences(images, task, balance, num_sequences):
+    check_images("digit_sequences", images)
+    if not isinstance(task, Trend | Digits):
+        raise ValueError(
+            "digit_sequences: `task` must be a Trend, Digits or another task on digits; received "
+            f"{told(task)}."
+        )
+    if not is_number(balance, 0, 1):
+        raise ValueError(f"digit_sequences: `balance` must be 0 to 1; received {told(balance)}.")
+    if not is_whole(1 if num_sequences is None else num_sequences, 1, 10**12):
         raise ValueError(
             f"digit_sequences: `num_sequences` must be 1 or more, or None; received "
-            f"{num_sequences}."
+            f"{told(num_sequences)}."
         )
     lacking = sorted(set(range(task.num_digits)) - set(images.labels.tolist()))
     if lacking:
@@ -320,8 +348,26 @@ def _check_arguments(images, task, batch_size, balance, num_sequences, start):
         )
 
 
-def _check_batches(function, batch_size, start):
-    if batch_size < 1:
-        raise ValueError(f"{function}: `batch_size` must be 1 or more; received {batch_size}.")
-    if start < 0:
-        raise ValueError(f"{function}: `start` must be 0 or more; received {start}.")
+def check_batches(
+    function: str, *, batch_size: int, start: int, seed: int | None, augment: bool | float
+) -> None:
+    """Refuses in the name of a function what batches cannot be made with.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    for name, value, low, high in (
+        ("batch_size", batch_size, 1, 1_000_000),
+        ("start", start, 0, 10**12),
+        ("seed", 0 if seed is None else seed, -(2**63), 2**63 - 1),
+    ):
+        if not is_whole(value, low, high):
+            raise ValueError(
+                f"{function}: `{name}` must be a whole number, {low} or more, {high} at most; "
+                f"received {told(value)}."
+            )
+    if not is_number(augment, 0, 3):
+        raise ValueError(
+            f"{function}: `augment` must be False, True, or a strength, 0 to 3; received "
+            f"{told(augment)}."
+        )

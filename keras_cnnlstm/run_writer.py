@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -23,6 +23,9 @@ class TrainingStopped(KeyboardInterrupt):
     """A training was told to stop by SIGTERM, and has saved where it stood."""
 
 
+_ASKED_EVERY = 10  # batches, between questions to all workers
+
+
 class RunWriter(keras.callbacks.Callback):
     """Writes the history, the best model and checkpoints, and starts from a checkpoint.
 
@@ -32,6 +35,8 @@ class RunWriter(keras.callbacks.Callback):
         config: the options of the run.
         whole: the model to save: the one that is trained, or one that shares its layers.
         checkpoint: where to go on from; by default from the start.
+        anywhere: whether a flag is set on any of the workers that train together, each of which
+            asks at the same batches.
 
     Attributes:
         step: batches trained.
@@ -48,6 +53,8 @@ class RunWriter(keras.callbacks.Callback):
         config: TrainConfig,
         whole: keras.Model,
         checkpoint: Checkpoint | None = None,
+        *,
+        anywhere: Callable[[bool], bool] | None = None,
     ):
         super().__init__()
         self.path = path
@@ -63,7 +70,8 @@ class RunWriter(keras.callbacks.Callback):
             self.step = checkpoint.step
             self.history = checkpoint.facts["history"]
             self.seconds = checkpoint.facts["seconds"]
-        self.told_to_stop = False
+        self.told_to_stop = self._stopping = False
+        self._anywhere = anywhere
 
     @property
     def best_epoch(self) -> int | None:
@@ -120,8 +128,16 @@ class RunWriter(keras.callbacks.Callback):
         if self.step % self.config.steps_per_epoch == 0:
             return  # saved after the validation
         every = self.config.checkpoint_steps
-        if self.told_to_stop or (every and self.step % every == 0):
+        self._ask()
+        if self._stopping or (every and self.step % every == 0):
             self._save()
+
+    def _ask(self, now=False):
+        """Sets whether to stop: where workers train together, when all of them have been asked."""
+        if self._anywhere is None:
+            self._stopping = self.told_to_stop
+        elif now or self.step % _ASKED_EVERY == 0:
+            self._stopping = self._anywhere(self.told_to_stop)
 
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}}
@@ -136,6 +152,7 @@ class RunWriter(keras.callbacks.Callback):
             with self.average.in_place() if self.average else contextlib.nullcontext():
                 save_model(bare, self.path / "model.keras")
         self.model.stop_training = self.ended
+        self._ask(now=True)
         self._save()  # last, so that what a checkpoint tells of is there
 
     def _save(self):
@@ -145,7 +162,7 @@ class RunWriter(keras.callbacks.Callback):
         facts = {"history": self.history, "seconds": self.seconds}
         folder = self.path / "checkpoints"
         save_checkpoint(folder, self.model, self.step, facts, self._averages)
-        if self.told_to_stop:
+        if self._stopping:
             raise TrainingStopped(
                 f"stopped after batch {self.step:,} of {self.config.num_steps:,}; go on with: "
                 f"keras-cnnlstm train --resume {self.path}"

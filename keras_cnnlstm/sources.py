@@ -68,8 +68,8 @@ class DigitSource:
         parts = (f"{len(part):,} {name}" for name, part in self.splits._asdict().items())
         return f"{self._config.dataset}: {', '.join(parts)}"
 
-    def training(self, *, start: int = 0) -> tf.data.Dataset:
-        """Endless training batches, from batch `start` on."""
+    def training(self, *, start: int = 0, rows: slice | None = None) -> tf.data.Dataset:
+        """Endless training batches, from batch `start` on; of each these rows, by default all."""
         config = self._config
         return batches(
             self.splits.train,
@@ -79,10 +79,11 @@ class DigitSource:
             balance=config.balance,
             augment=config.augment * config.distortion,
             start=start,
+            rows=rows,
         )
 
-    def validation(self) -> tf.data.Dataset:
-        """The batches of each validation: whole ones, for replicas to share."""
+    def validation(self, *, rows: slice | None = None) -> tf.data.Dataset:
+        """The batches of each validation, whole ones if sequences are drawn; of each these rows."""
         size = self._config.batch_size or 1
         images = self.splits.validation
         count = len(images) if isinstance(self.task, Label) else self._config.validation_sequences
@@ -93,6 +94,7 @@ class DigitSource:
             seed=_VALIDATION_SEED,
             balance=0.0,
             num_sequences=math.ceil(count / size) * size,
+            rows=rows,
         )
 
     def tests(self, num_sequences: int | None = None) -> dict[str, tf.data.Dataset]:
@@ -233,8 +235,8 @@ class ClipSource:
                 progress(done, len(clips))
         self._features = features
 
-    def training(self, *, start: int = 0) -> tf.data.Dataset:
-        """Endless training batches, from batch `start` on."""
+    def training(self, *, start: int = 0, rows: slice | None = None) -> tf.data.Dataset:
+        """Endless training batches, from batch `start` on; of each these rows, by default all."""
         config = self._config
         return self._batches(
             self.split.train,
@@ -243,11 +245,12 @@ class ClipSource:
             augment=config.augment * config.distortion,
             flip=config.flip,
             start=start,
+            rows=rows,
         )
 
-    def validation(self) -> tf.data.Dataset:
-        """The batches of each validation: each clip once."""
-        return self._batches(self.split.validation, features=self._features)
+    def validation(self, *, rows: slice | None = None) -> tf.data.Dataset:
+        """The batches of each validation, each clip once; of each batch these rows."""
+        return self._batches(self.split.validation, features=self._features, rows=rows)
 
     def tests(self, num_sequences: int | None = None) -> dict[str, tf.data.Dataset]:
         """The test clips, each once: `{"clips": batches}`."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from keras_cnnlstm.arguments import as_path, told
 from keras_cnnlstm.clips import Clip, find_clips
 from keras_cnnlstm.files import replacing
 from keras_cnnlstm.stratification import stratify
@@ -92,7 +93,7 @@ def split_clips(
         ValueError: if an argument is out of range, a clip has no group, the file of groups names
             clips that are not there, or the groups of a class cannot be divided.
     """
-    clips = sorted(clips, key=lambda clip: clip.name)
+    clips = sorted(checked_clips("split_clips", clips), key=lambda clip: clip.name)
     _check_names(clips)
     group_of = _groups(clips, groups)
     sizes: defaultdict[str, Counter[str]] = defaultdict(Counter)  # clips of each class, by group
@@ -109,7 +110,7 @@ def write_split(path: str | Path, split: Split) -> None:
         path: the file, replaced at once if it exists.
         split: what to write.
     """
-    path = Path(path)
+    path = as_path("write_split: `path`", path)
     rows = sorted(
         (clip.name, clip.class_name, split.groups[clip.name], part)
         for part, clips in split.items()
@@ -138,9 +139,10 @@ def read_split(path: str | Path, clips: Iterable[Clip] | str | Path) -> Split:
         FileNotFoundError: if there is no such file, or a clip that it names is not there.
         ValueError: if it is no such file, or has a group on two sides.
     """
-    path = Path(path)
+    path = as_path("read_split: `path`", path)
     rows = _read_rows(path, ("clip", "group", "split"))
-    found = find_clips(clips) if isinstance(clips, str | Path) else clips
+    of_folder = isinstance(clips, str | Path)
+    found = find_clips(clips) if of_folder else checked_clips("read_split", clips)
     by_name = {clip.name: clip for clip in found}
     _check_rows(path, rows)
     if missing := [name for name in rows if name not in by_name]:
@@ -172,10 +174,11 @@ def _groups(clips, groups) -> dict[str, str]:
         return _listed_groups(clips, Path(groups))
     try:
         pattern = re.compile(groups)
-    except (re.error, TypeError) as error:
+        pattern.search("")  # one of bytes compiles too
+    except (re.error, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(
             "split_clips: `groups` must be a regular expression, or the path of a .csv file; "
-            f"received {groups!r} ({error})."
+            f"received {told(groups)} ({error})."
         ) from error
     return {clip.name: _matched_group(clip, pattern) for clip in clips}
 
@@ -186,7 +189,7 @@ def _matched_group(clip, pattern):
     group = match and (match[1] if pattern.groups else match[0])
     if not group:
         raise ValueError(
-            f"split_clips: `groups` must match each clip's name; {pattern.pattern!r} finds no "
+            f"split_clips: `groups` must match each clip's name; {told(pattern.pattern)} finds no "
             f"group in {name!r} ({clip.name}). Give another pattern, or a .csv file."
         )
     return group

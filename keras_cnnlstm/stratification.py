@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from keras_cnnlstm.arguments import as_array, told
+
 TRAIN, VALIDATION, TEST = range(3)
 
 Sizes = Mapping[str, Mapping[str, int]]
@@ -224,16 +226,17 @@ def _minimize(cost, one_of, some_of) -> np.ndarray | None:
 
 
 def _check_shares(shares):
-    values = np.asarray(shares, float)
+    values = as_array("split_clips: `shares`", shares)
     if (
-        values.shape != (3,)
+        values.dtype.kind not in "iuf"
+        or values.shape != (3,)
         or not (values >= 0).all()
         or values[TRAIN] * values[TEST] == 0
         or abs(values.sum() - 1) > 1e-6
     ):
         raise ValueError(
             "split_clips: `shares` must be three numbers for training, validation and test that "
-            f"sum to 1, only the second of them 0 if any; received {shares}."
+            f"sum to 1, only the second of them 0 if any; received {told(shares)}."
         )
 
 

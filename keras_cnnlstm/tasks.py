@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_cnnlstm.arguments import as_array, is_number, is_whole, told
+
 Array = Any  # a NumPy array, or a tensor of the namespace given as `xp`
 
 
@@ -82,12 +84,17 @@ class Digits:
 
         Returns:
             `(B, T)` int64.
+
+        Raises:
+            ValueError: if an argument is none of these (in NumPy).
         """
-        if balance:
+        if not is_number(balance, 0, 0):
             raise ValueError(
                 f"{type(self).__name__}.draw: `balance` must be 0, since no class of the whole "
-                f"sequence can be balanced; received {balance}."
+                f"sequence can be balanced; received {told(balance)}."
             )
+        if xp is np:
+            uniforms = _checked_uniforms(f"{type(self).__name__}.draw", uniforms, self.length + 2)
         return xp.asarray(uniforms[:, 2:] * self.num_digits, np.int64)
 
 
@@ -301,7 +308,13 @@ class Trend:
 
         Returns:
             `(B, T)` int64.
+
+        Raises:
+            ValueError: if an argument is none of these (in NumPy).
         """
+        if xp is np:
+            uniforms = _checked_uniforms("Trend.digits_for", uniforms, self.length)
+            labels = self._checked_labels("digits_for", labels, len(uniforms), self.num_classes)
         # As arrays of `xp` from here on: a graph would hold a copy for each use, 10 MB at T = 32.
         rows, table = (xp.asarray(a.reshape(-1)) for a in (self.completions, self.next_state))
         digit = np.arange(self.num_digits)
@@ -331,7 +344,14 @@ class Trend:
 
         Returns:
             `(B, T)` int64.
+
+        Raises:
+            ValueError: if an argument is none of these (in NumPy).
         """
+        if not is_number(balance, 0, 1):
+            raise ValueError(f"Trend.draw: `balance` must be 0 to 1; received {told(balance)}.")
+        if xp is np:
+            uniforms = _checked_uniforms("Trend.draw", uniforms, self.length + 2)
         uniform_class = xp.asarray(uniforms[:, 1] * self.num_classes, np.int64)
         labels = xp.where(uniforms[:, 0] < balance, uniform_class, self.num_classes)  # (B,)
         return self.digits_for(labels, uniforms[:, 2:], xp=xp)
@@ -362,21 +382,32 @@ class Trend:
         array([[6, 6, 6],
                [1, 0, 9]])
         """
+        _check_range("Trend.sample: `num_sequences` must be {}", num_sequences, 0, _MOST)
+        if not isinstance(rng, np.random.Generator):
+            raise ValueError(
+                f"Trend.sample: `rng` must be a numpy.random.Generator; received {told(rng)}."
+            )
         if labels is None:
             labels = np.full(num_sequences, self.num_classes)
-        elif np.shape(labels) != (num_sequences,):
+        else:
+            labels = self._checked_labels("sample", labels, num_sequences, self.num_classes - 1)
+        return self.digits_for(labels, rng.random((num_sequences, self.length)))
+
+    def _checked_labels(self, method, labels, count, most) -> np.ndarray:
+        labels = as_array(f"Trend.{method}: `labels`", labels)
+        if labels.shape != (count,):
             raise ValueError(
-                f"Trend.sample: `labels` must have shape ({num_sequences},), one for each "
-                f"sequence; received {np.shape(labels)}."
+                f"Trend.{method}: `labels` must have shape ({count},), one for each sequence; "
+                f"received {labels.shape}."
             )
-        elif not np.isin(labels, np.arange(self.num_classes)).all():
+        if labels.dtype.kind not in "iu":
+            raise ValueError(f"Trend.{method}: `labels` must be integers; received {labels.dtype}.")
+        if not np.isin(labels, np.arange(most + 1)).all():
             raise ValueError(
-                f"Trend.sample: `labels` must be 0 to {self.num_classes - 1}; received "
-                f"{np.unique(labels).tolist()}."
+                f"Trend.{method}: `labels` must be 0 to {most}; received "
+                f"{told(np.unique(labels).tolist())}."
             )
-        return self.digits_for(
-            np.asarray(labels, np.int64), rng.random((num_sequences, self.length))
-        )
+        return labels.astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -401,13 +432,16 @@ class Classes:
     min_length: int = 1
 
     def __post_init__(self):
-        object.__setattr__(self, "class_names", tuple(self.class_names))
-        if len(self.class_names) < 2 or len(set(self.class_names)) < len(self.class_names):
+        names = self.class_names if isinstance(self.class_names, list | tuple) else ()
+        of_text = all(isinstance(name, str) for name in names)
+        if len(names) < 2 or not of_text or len(set(names)) < len(names):
             raise ValueError(
                 "Classes: `class_names` must be two different names or more; received "
-                f"{self.class_names}."
+                f"{told(self.class_names)}."
             )
+        object.__setattr__(self, "class_names", tuple(names))
         _check_range("Classes: `length` must be {} frames", self.length, 1, 10_000)
+        _check_range("Classes: `min_length` must be {} frames", self.min_length, 1, self.length)
 
     @property
     def num_classes(self) -> int:
@@ -430,7 +464,8 @@ TASKS: dict[str, type] = {
 
 
 def _checked_digits(task, digits: Array) -> np.ndarray:
-    digits, name = np.asarray(digits), type(task).__name__
+    name = type(task).__name__
+    digits = as_array(f"{name}.targets: `digits`", digits)
     if digits.ndim != 2 or digits.shape[1] != task.length:
         raise ValueError(
             f"{name}.targets: `digits` must have shape (B, {task.length}); received {digits.shape}."
@@ -445,6 +480,24 @@ def _checked_digits(task, digits: Array) -> np.ndarray:
     return digits.astype(np.int64)
 
 
+def _checked_uniforms(method, uniforms, columns) -> np.ndarray:
+    uniforms = as_array(f"{method}: `uniforms`", uniforms)
+    if uniforms.shape[1:] != (columns,) or uniforms.dtype.kind != "f":
+        raise ValueError(
+            f"{method}: `uniforms` must be (B, {columns}) floats; received {uniforms.dtype} of "
+            f"shape {uniforms.shape}."
+        )
+    if not ((uniforms >= 0) & (uniforms < 1)).all():
+        raise ValueError(
+            f"{method}: `uniforms` must be in [0, 1); received {uniforms.min()} to "
+            f"{uniforms.max()}. Draw them with rng.random."
+        )
+    return uniforms
+
+
 def _check_range(what, value, low, high):
-    if not low <= value <= high:
-        raise ValueError(f"{what.format(f'{low} to {high}')}; received {value}.")
+    if not is_whole(value, low, high):
+        raise ValueError(f"{what.format(f'{low} to {high}')}; received {told(value)}.")
+
+
+_MOST = 10**8  # sequences drawn at once; more do not fit into memory

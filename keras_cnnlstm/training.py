@@ -68,6 +68,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
     model_options(config)  # refuses before there is a directory
     if config.tensorboard:
         required("tensorboard", extra="tensorboard")
+    if runtime.num_workers > 1:
+        _check_workers(config, runtime)
     place = Path(config.run_dir or "") if resume else None
     # A run that was stopped at once may not have got as far as its split.
     split = place if place and (place / "split.csv").exists() else None
@@ -76,19 +78,32 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
     keras.utils.set_random_seed(config.seed)
     with runtime.scope():
         model = build_model(config, source.task, source.image_shape)
-    memory = check_memory(model, (config.batch_size or 1) // len(runtime.devices))
-    path = place or new_run_dir(config)
-    with _locked(path):
-        print(f"data      {source.describe()}")
-        print(f"runtime   {runtime.describe()}")
-        print(f"memory    {memory.describe()}")
-        print(f"run       {path}", flush=True)
-        checkpoint = newest_checkpoint(path / "checkpoints")
+    memory = check_memory(model, (config.batch_size or 1) // runtime.num_replicas)
+    if place is None:
+        place = new_run_dir(config) if runtime.is_chief else Path(config.run_dir or "")
+    print(f"data      {source.describe()}")
+    print(f"runtime   {runtime.describe()}")
+    print(f"memory    {memory.describe()}")
+    print(f"run       {place}", flush=True)
+    with runtime.writable(place) as path, _locked(path):
+        checkpoint = newest_checkpoint(place / "checkpoints") if resume else None
         if checkpoint is None:
             source.save(path)
         with runtime.scope():
-            writer = _fit(model, config, source, path, checkpoint)
+            writer = _fit(model, config, source, runtime, path, checkpoint)
+        if not runtime.is_chief:
+            return Run(place, config, model, {})
         return _finish(config, runtime, source, writer)
+
+
+def _check_workers(config, runtime) -> None:
+    """Workers that train together must mean the same run."""
+    if config.run_dir is None:
+        raise ValueError(
+            "run_dir: expected a directory that all workers can read, since several train "
+            "together; received None."
+        )
+    runtime.check_same("the options", config.to_json())
 
 
 def _finish(config, runtime, source, writer) -> Run:
@@ -133,6 +148,7 @@ def resumed_config(config: TrainConfig) -> TrainConfig:
 
 @contextlib.contextmanager
 def _locked(path):
+    (path / "checkpoints").mkdir(parents=True, exist_ok=True)  # of a worker that is not the chief
     try:
         with locked(path / "lock"):
             yield
@@ -171,7 +187,7 @@ def import_torch(file: str | Path, config: TrainConfig) -> tuple[Run, Report]:
     return Run(path, config, model, {}), report
 
 
-def _fit(model, config, source, path, checkpoint) -> RunWriter:
+def _fit(model, config, source, runtime, path, checkpoint) -> RunWriter:
     """Trains from a checkpoint, or from the start, to the end."""
     if config.init_from and (config.freeze or not checkpoint):
         names = adopt_weights(model, load_run(config.init_from).model)
@@ -180,15 +196,18 @@ def _fit(model, config, source, path, checkpoint) -> RunWriter:
         for name in names if config.freeze else ():
             model.get_layer(name).trainable = False
     objective = objective_for(source.task)
-    writer = RunWriter(path, objective, config, model, checkpoint)
-    model = _trained_part(model, config, source)
+    anywhere = runtime.on_any_worker if runtime.num_workers > 1 else None
+    writer = RunWriter(path, objective, config, model, checkpoint, anywhere=anywhere)
+    model = runtime.fit_model(_trained_part(model, config, source))
     compile_model(model, config, objective)
     steps = config.steps_per_epoch
     callbacks = [writer]
     if config.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(writer.path / "tensorboard"))
-    validation = source.validation()
+    rows = runtime.rows(config.batch_size)
+    validation = source.validation(rows=rows)
     if checkpoint:
+        runtime.check_same("the checkpoint", str(checkpoint.step))
         # Makes the variables of optimizer and metrics, for the checkpoint to set.
         model.optimizer.build(model.trainable_variables)
         model.evaluate(validation.take(1), verbose=0)
@@ -197,7 +216,7 @@ def _fit(model, config, source, path, checkpoint) -> RunWriter:
         while writer.step < config.num_steps and not writer.ended:
             epoch, done = divmod(writer.step, steps)
             model.fit(
-                source.training(start=writer.step),
+                source.training(start=writer.step, rows=rows),
                 validation_data=validation,
                 steps_per_epoch=steps - done,
                 initial_epoch=epoch,

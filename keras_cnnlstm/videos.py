@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from keras_cnnlstm.arguments import as_array, as_path, is_number, told
 from keras_cnnlstm.artefacts import required
 from keras_cnnlstm.containers import promised_size
 from keras_cnnlstm.files import replacing
@@ -21,6 +22,7 @@ from keras_cnnlstm.frames import (
     check_channels,
     check_indices,
     check_pixels,
+    checked_size,
     fit_image,
     opened_image,
 )
@@ -64,7 +66,7 @@ def probe_video(path: str | Path, *, decode: bool = False) -> VideoInfo:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no video, too large, or damaged, or if PyAV is missing.
     """
-    path = Path(path)
+    path = as_path("probe_video: `path`", path)
     info = (_probe_gif if _is_gif(path) else _probe_packets)(path, decode)
     if decode and path.stat().st_size < promised_size(path):
         raise _ends_early(path)
@@ -99,8 +101,9 @@ def read_video(
         ValueError: if it is no video, too large, damaged, or has fewer frames, if an argument is
             out of range, or if PyAV is missing.
     """
-    path = Path(path)
+    path = as_path("read_video: `path`", path)
     check_channels("read_video", channels)
+    image_size = None if image_size is None else checked_size("read_video", image_size)
     wanted = None if indices is None else check_indices("read_video", indices)
     if wanted is None:
         images = video_images(path)
@@ -141,7 +144,7 @@ def video_images(
         FileNotFoundError: if there is no such file.
         ValueError: if it is no video, too large or damaged, or if PyAV is missing.
     """
-    path = Path(path)
+    path = as_path("video_images: `path`", path)
     return (_gif_images if _is_gif(path) else _images)(path, chosen)
 
 
@@ -158,7 +161,8 @@ def write_video(path: str | Path, frames: np.ndarray, *, rate: float = 10) -> No
     Raises:
         ValueError: if an argument is out of range, or if PyAV is missing.
     """
-    path, frames = Path(path), np.asarray(frames)
+    path = as_path("write_video: `path`", path)
+    frames = as_array("write_video: `frames`", frames)
     _check_writable(path, frames, rate)
     codec, pixel_format, options = _ENCODERS[path.suffix.lower()]
     if pixel_format == "yuv420p":
@@ -341,8 +345,10 @@ def _check_writable(path, frames, rate):
             f"{frames.shape}, {frames.dtype}."
         )
     check_channels("write_video", frames.shape[-1])
-    if not rate > 0:
-        raise ValueError(f"write_video: `rate` must be larger than 0; received {rate}.")
+    if not is_number(rate, 1e-3, 1000):
+        raise ValueError(
+            f"write_video: `rate` must be larger than 0, 1000 at most; received {told(rate)}."
+        )
 
 
 def _encode(path, frames, rate, codec, pixel_format, options):

@@ -1,5 +1,8 @@
 """Fixtures that several test modules share."""
 
+import re
+import signal
+
 import keras
 import numpy as np
 import pytest
@@ -29,3 +32,48 @@ def policy(request):
     keras.config.set_dtype_policy(request.param)
     yield request.param
     keras.config.set_dtype_policy(before)
+
+
+class Hang(BaseException):
+    """No error that a function may raise: it did not come back."""
+
+
+_HANG = 30  # seconds, in which an input that is small answers even on a busy machine
+_CASES = pytest.StashKey[int]()
+
+
+@pytest.fixture(scope="session")
+def ends_well(pytestconfig):
+    """Calls a function with hostile input; it must return, or raise a good error. Counts.
+
+    A good error is one line that names one of `names`: the arguments, or the file.
+    """
+    pytestconfig.stash[_CASES] = 0
+
+    def hang(number, frame):
+        raise Hang(f"no answer in {_HANG} s")
+
+    def ends_well(call, *names, errors=(ValueError, OSError, FloatingPointError)):
+        pytestconfig.stash[_CASES] += 1
+        before = signal.signal(signal.SIGALRM, hang)
+        signal.alarm(_HANG)
+        try:
+            return call()
+        except errors as error:
+            message = str(error)
+            assert message.strip(), f"{type(error).__name__} without a message"
+            assert len(message.splitlines()) == 1, message
+            assert len(message) < 2000, message
+            named = [name for name in names if re.search(rf"\b{re.escape(name)}\b", message)]
+            assert named, f"{message!r} names none of {names}"
+            return error
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+
+    return ends_well
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if cases := config.stash.get(_CASES, 0):
+        terminalreporter.write_line(f"hostile cases: {cases:,}")

@@ -1,0 +1,415 @@
+"""Whatever is given to a public function, it returns, or raises one line that names the argument.
+
+Each entry of `CASES` is a function with a strategy for each of its arguments, which draws mostly
+what fits, so that each check is reached, and now and then anything at all.
+"""
+
+import math
+import warnings
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from keras_cnnlstm import (
+    answers,
+    blocks,
+    clip_batches,
+    clips,
+    digits,
+    encoders,
+    evaluation,
+    frames,
+    memory,
+    models,
+    moving_digits,
+    pipeline,
+    plots,
+    scanners,
+    splits,
+    streaming,
+    tasks,
+    videos,
+)
+from keras_cnnlstm.features import FeatureCache, split_model
+
+ANYTHING = st.sampled_from(
+    [
+        None, True, 0, -1, 1, 2, 3, 7, 33, 10**5, 10**9, 2**31, 2**63, 10**18, -(2**64), 10**30,
+        0.0, 0.5, 1.0, -0.5, 1e300, math.nan, math.inf, -math.inf, 1j, "", "a", "3", "\n\0", "é" * 300,
+        b"x", [], [1], [1, 2, 3], [[1], [2, 3]], (), (4,), (0, 0), (-1, 5), (8, 8, 1), {}, {"a": 1}, set(),
+        object(), int, np.int64(3), np.uint8(255), np.float32(2), np.float64("nan"), np.array(3),
+        np.zeros(0), np.zeros((2, 2)), np.array(["x"]), np.array([None]), range(3),
+    ]
+)  # fmt: skip
+
+SHAPES = st.one_of(
+    st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 8]), max_size=5).map(tuple),
+    st.sampled_from([(3, 2), (3,), (2, 4), (4, 8, 8, 1), (2, 8, 8, 1), (2, 4, 8, 8, 1), (8, 8, 1)]),
+)
+DTYPES = st.sampled_from(
+    ["uint8", "int64", "float32", "float64", "bool", "int8", "uint64", "float16", "complex64", "U2",
+     "O", "M8[s]"]
+)  # fmt: skip
+FILLS = st.sampled_from(["zeros", "ones", "range", "minus", "most", "nan", "infinity"])
+LAYOUTS = st.sampled_from(["C", "F", "reversed", "every second", "read-only"])
+
+
+@st.composite
+def arrays(draw, shapes=SHAPES, dtypes=DTYPES, fills=FILLS):
+    """An array of any shape, type, values and layout in memory."""
+    shape, dtype = draw(shapes), np.dtype(draw(dtypes))
+    size, fill = math.prod(shape), draw(fills)
+    values = {
+        "zeros": np.zeros(size), "ones": np.ones(size), "range": np.arange(size) % 10,
+        "minus": -np.ones(size), "most": np.full(size, 2.0**62), "nan": np.full(size, np.nan),
+        "infinity": np.full(size, np.inf),
+    }[fill]  # fmt: skip
+    with np.errstate(all="ignore"):
+        array = values.reshape(shape).astype("i8" if dtype.kind == "M" else dtype).astype(dtype)
+    match draw(LAYOUTS):
+        case "F":
+            array = np.asfortranarray(array)
+        case "reversed":
+            array = array[::-1] if array.ndim else array
+        case "every second":
+            array = np.repeat(array, 2, axis=-1)[..., ::2] if array.ndim else array
+        case "read-only":
+            array.flags.writeable = False
+    return array
+
+
+class Either(NamedTuple):
+    """What fits, and what may be given in its place."""
+
+    fitting: st.SearchStrategy
+    hostile: st.SearchStrategy = ANYTHING
+
+
+def of(*values, hostile=ANYTHING):
+    """One of some values that fit, or anything."""
+    return Either(st.sampled_from(values), hostile)
+
+
+def like(shape, dtype, fill="range", *, optional=False):
+    """An array that fits, or another one, or anything at all."""
+    exact = arrays(st.just(shape), st.just(dtype), st.sampled_from([fill, "zeros"]))
+    others = (arrays(st.just(shape)), arrays(dtypes=st.just(dtype)), arrays(), ANYTHING)
+    return Either(st.none() | exact if optional else exact, st.one_of(*others))
+
+
+@st.composite
+def given_to(draw, eithers):
+    """Arguments of which at most two are hostile, as no check behind them would be reached else."""
+    hostile = draw(st.sets(st.sampled_from(list(eithers)), max_size=2))
+    return {name: draw(e.hostile if name in hostile else e.fitting) for name, e in eithers.items()}
+
+
+def call(function, **eithers):
+    """An entry of `CASES`: the function, and what to draw for its arguments."""
+    return function, given_to(eithers)
+
+
+def of_task(make, method, **strategies):
+    """A method of a task that is in order."""
+    return call(lambda **arguments: getattr(make(), method)(**arguments), **strategies)
+
+
+def first_of(function):
+    """Makes an iterator begin: a generator checks nothing before."""
+
+    def begin(**arguments):
+        return next(iter(function(**arguments)), None)
+
+    return begin
+
+
+IMAGES = digits.LabeledImages(
+    np.arange(20 * 64, dtype=np.int64).astype("uint8").reshape(20, 8, 8, 1), np.arange(20) % 10
+)
+CLIPS = [
+    clips.Clip(frames.Path(f"{name}/{i}"), name, f"{name}/{i}") for name in "ab" for i in range(5)
+]
+RNG = Either(st.builds(np.random.default_rng, st.just(0)))
+NAMES = of(("a", "b"), ["a", "b"], ("a", "b", "c"))
+MODEL = {
+    "num_classes": of(2, 3),
+    "dropout": of(0.0, 0.25),
+    "name": of("m", "model", hostile=st.sampled_from([None, 3, "", "a/b"])),
+}
+SEQUENCE = {**MODEL, "input_shape": of((2, 8, 8, 1), (None, 8, 8, 3), (2, 16, 1), [2, 8, 8, 1])}
+LSTMS = {"lstm_units": of((3,), (2, 2), [3])}
+SWITCH = of(False, True, hostile=st.just(True))
+STATES = {
+    "initial_state": SWITCH, "return_state": SWITCH, "stateful": SWITCH,
+    "batch_size": of(None, 2),
+}  # fmt: skip
+IMAGE = {**MODEL, "input_shape": of((8, 8, 1), (8, 16, 3), [8, 8, 1])}
+STATE = Either(
+    *[
+        st.fixed_dictionaries({name: getattr(like((2, 2), "float32"), how) for name in ("lstm1_h", "lstm1_c")})
+        for how in Either._fields
+    ]
+)
+TOY = {}
+
+
+def toy(which="model"):
+    """Small models, built when the first case asks for them."""
+    if not TOY:
+        TOY["model"] = models.cnn_lstm((None, 8, 8, 1), 2, encoder="small_cnn", lstm_units=(2,))
+        TOY["stream"] = streaming.Stream(TOY["model"])
+        encoder = split_model(models.cnn_lstm((None, 8, 8, 1), 2, lstm_units=(2,))).frame_encoder
+        encoder.trainable = False
+        TOY["encoder"] = encoder
+    return TOY[which]
+
+
+CASES = {
+    **{
+        f"tasks.{task.__name__}": call(
+            task, length=of(1, 4, 32), num_digits=of(2, 10, 100), **more
+        )
+        for task, more in [
+            (tasks.Trend, {}),
+            (tasks.Label, {}),
+            *[(t, {"min_length": of(None, 1, 2)}) for t in (tasks.Digits, tasks.RunningSum, tasks.Text)],
+        ]
+    },  # fmt: skip
+    "tasks.Classes": call(
+        tasks.Classes, class_names=NAMES, length=of(1, 16), min_length=of(1)
+    ),
+    **{
+        f"tasks.{task.__name__}.{method}": of_task(task, method, **arguments)
+        for task in (tasks.Trend, tasks.Digits, tasks.RunningSum, tasks.Text)
+        for method, arguments in [
+            ("targets", {"digits": like((2, 4), "int64")}),
+            ("draw", {"uniforms": like((2, 6), "float64", "zeros"), "balance": of(0.0, 0.5)}),
+        ]
+    },
+    "tasks.Trend.sample": of_task(
+        tasks.Trend, "sample", num_sequences=of(0, 2, 3), rng=RNG,
+        labels=like((3,), "int64", "zeros"),
+    ),  # fmt: skip
+    "tasks.Trend.digits_for": of_task(
+        tasks.Trend, "digits_for", labels=like((2,), "int64"),
+        uniforms=like((2, 4), "float64", "zeros"),
+    ),  # fmt: skip
+    "digits.LabeledImages": call(
+        digits.LabeledImages, images=like((3, 8, 8, 1), "uint8"), labels=like((3,), "int64")
+    ),
+    "digits.load_digits": call(
+        digits.load_digits,
+        name=of("", "no_such", "a/b/c", "../x", "\0", "é", "x:1"),
+        data_dir=of(None, "/no/such/folder", hostile=st.just("\0")),
+    ),
+    "pipeline.digit_sequences": call(
+        pipeline.digit_sequences, images=of(IMAGES), task=of(tasks.Trend(3), tasks.Digits(2)),
+        batch_size=of(1, 4), seed=of(0, -3), balance=of(None, 0.5),
+        num_sequences=of(None, 5), augment=of(False, True, 0.5), start=of(0, 3),
+    ),
+    "pipeline.digit_strips": call(
+        pipeline.digit_strips, images=of(IMAGES), task=of(tasks.Text(3)),
+        batch_size=of(1, 4), seed=of(0, 5),
+    ),
+    "pipeline.labeled_images": call(
+        pipeline.labeled_images, images=of(IMAGES), batch_size=of(1, 4),
+        seed=of(None, 0), augment=of(False, True), start=of(0, 3),
+    ),
+    "clips.sample_indices": call(
+        clips.sample_indices, num_frames=of(1, 9), length=of(None, 1, 4),
+        sampling=of(*clips.SAMPLINGS), stride=of(1, 2), rng=Either(st.none() | RNG.fitting),
+    ),
+    "clip_batches.clip_sequences": call(
+        clip_batches.clip_sequences, clips=of(CLIPS, CLIPS[:1]), image_size=of((8, 8), [8, 9]),
+        length=of(None, 4), batch_size=of(1, 3), sampling=of(*clips.SAMPLINGS),
+        stride=of(1, 2), channels=of(1, 3), seed=of(None, 0, -5),
+        class_names=of(None, ("a", "b")), augment=of(False, 0.5), flip=SWITCH,
+        start=of(0, 2), split=of(None, hostile=st.sampled_from(["train", "x", 3])),
+    ),
+    "splits.split_clips": call(
+        splits.split_clips, clips=of(CLIPS, CLIPS[:3], CLIPS * 2), shares=of((0.7, 0.15, 0.15), (0.5, 0, 0.5)),
+        groups=of(None, r"^(.)", "(", "(a)|(b)", "[", "(?P<x>", "x" * 300), seed=of(0, 1),
+    ),
+    "moving_digits.moving_digits": call(
+        first_of(moving_digits.moving_digits), images=of(IMAGES), num_images=of(1, 2),
+        canvas=of(12, 20), min_frames=of(3, 4), max_frames=of(4, 9), seed=of(0, 1),
+    ),
+    "memory.check_memory": call(
+        memory.check_memory, model=Either(st.builds(toy)),
+        batch_size=of(1, 8), time=of(4, 1), limit=of(None, 10**9, 1),
+    ),
+    "memory.activation_memory": call(
+        memory.activation_memory, model=Either(st.builds(toy)), batch_size=of(1, 8), time=of(4, 1)
+    ),
+    "streaming.Stream": call(streaming.Stream, model=Either(ANYTHING)),
+    "streaming.Stream.initial_state": call(
+        lambda batch: toy("stream").initial_state(batch), batch=of(1, 3)
+    ),
+    "streaming.Stream.step": call(
+        lambda frame, state: toy("stream").step(frame, state), frame=like((2, 8, 8, 1), "uint8"),
+        state=STATE,
+    ),
+    "streaming.Stream.reset": call(
+        lambda state, where: toy("stream").reset(state, where), where=like((2,), "bool"),
+        state=STATE,
+    ),
+    "streaming.FrameStream": call(
+        streaming.FrameStream, model=Either(st.builds(toy, st.just("stream"))), class_names=NAMES
+    ),
+    "streaming.FrameStream.push": call(
+        lambda frame: streaming.FrameStream(toy("stream")).push(frame), frame=like((8, 8, 1), "uint8")
+    ),
+    "evaluation.scores": call(
+        evaluation.scores, targets=like((3,), "int64", "zeros"),
+        probabilities=like((3, 2), "float32", "ones"), class_names=NAMES,
+    ),
+    "evaluation.step_scores": call(
+        evaluation.step_scores, targets=like((2, 4), "int64", "zeros"),
+        probabilities=like((2, 4, 2), "float32", "ones"),
+        counts=like((2, 4), "bool", "ones", optional=True), class_names=NAMES,
+    ),
+    "evaluation.number_scores": call(
+        evaluation.number_scores, targets=like((2, 4), "float32"), values=like((2, 4), "float32"),
+        counts=like((2, 4), "bool", "ones", optional=True),
+    ),
+    "evaluation.text_scores": call(
+        evaluation.text_scores, targets=like((2, 4), "int64"), characters=like((2, 4), "int64")
+    ),
+    "answers.as_json": call(
+        answers.as_json, output=of("probabilities", "values", "logits"),
+        answer=like((2,), "float32"), class_names=NAMES,
+    ),
+    "answers.read_text": call(answers.read_text, logits=like((4, 3), "float32")),
+    "plots.plot_history": call(
+        plots.plot_history,
+        history=of([{"loss": 1.0, "val_loss": 2.0}], [{}], [{"loss": 1}, {}], [{"loss": "x"}]),
+        metric=of("accuracy"),
+    ),
+    "plots.plot_confusion": call(
+        plots.plot_confusion, confusion=like((2, 2), "int64"), class_names=NAMES
+    ),
+    "plots.plot_by_length": call(
+        plots.plot_by_length, values=of({"1": 2.0}, {"1": math.nan}, {"1": "x"}, {1: 1e300}),
+        ylabel=of("y"),
+    ),
+    "plots.plot_sequence": call(
+        plots.plot_sequence, frames=like((2, 8, 8, 1), "uint8"),
+        probabilities=like((2,), "float32", "ones", optional=True), class_names=NAMES,
+    ),
+    "frames.load_frames": call(
+        frames.load_frames, paths=of([], ["no.png"], "no.png"), image_size=of((8, 8)),
+        channels=of(1, 3),
+    ),
+    "frames.frame_files": call(frames.frame_files, folder=of("no", "\0", "x" * 300)),
+    "videos.read_video": call(
+        videos.read_video, path=of("no.mp4", "no.gif", "\0.mp4"),
+        indices=like((3,), "int64", optional=True), image_size=of(None, (8, 8)),
+        channels=of(1, 3),
+    ),
+    "videos.probe_video": call(videos.probe_video, path=of("no.mp4", "no.gif", "\0.mp4")),
+    "videos.write_video": call(
+        videos.write_video, path=of("no/such/a.avi", "a.xyz", "a", ""),
+        frames=like((2, 8, 8, 1), "uint8"), rate=of(10, 0.5),
+    ),
+    "clips.find_clips": call(clips.find_clips, root=of("no", "\0")),
+    "clips.iterate_frames": call(
+        first_of(clips.iterate_frames), source=of("no", "no.mp4"), image_size=of((8, 8)),
+        channels=of(1, 3), every=of(1, 2),
+    ),
+    "encoders.conv_pool": call(encoders.conv_pool, filters=of((2,), (2, 3)), kernel_size=of(3)),
+    "encoders.small_cnn": call(encoders.small_cnn, filters=of((2,), (2, 3)), kernel_size=of(3)),
+    "encoders.residual_cnn": call(encoders.residual_cnn, filters=of((2,), (2, 3))),
+    "encoders.conv1d": call(
+        encoders.conv1d, filters=of((2,), (2, 3)), kernel_size=of(3), pool_size=of(2),
+        pooling=of("max", "flatten"),
+    ),
+    "features.FeatureCache": call(
+        lambda batch_size: FeatureCache("/no/such", toy("encoder"), batch_size=batch_size),
+        batch_size=of(1, 64),
+    ),
+}  # fmt: skip
+
+MODEL_CASES = {
+    "models.cnn_lstm": call(
+        models.cnn_lstm, **SEQUENCE, **LSTMS, **STATES, encoder=of("conv_pool", "conv1d"),
+        bidirectional=SWITCH, wrap=of("layer", "encoder"), per_step=SWITCH,
+        head=of("probabilities", "values"), scale=of(1.0, 10), lengths=SWITCH,
+    ),
+    "models.bag_of_frames": call(
+        models.bag_of_frames, **SEQUENCE, encoder=of("small_cnn", "conv1d"), lengths=SWITCH
+    ),
+    "models.flat_mlp": call(models.flat_mlp, **SEQUENCE, units=of((3,), [2, 2])),
+    "models.channel_cnn": call(
+        models.channel_cnn, **SEQUENCE, units=of((3,), [2, 2]), encoder=of("conv_pool")
+    ),
+    "scanners.scan_lstm": call(
+        scanners.scan_lstm, **IMAGE, **LSTMS, **STATES, by=of("rows", "columns", "patches"),
+        size=of(1, 2, (2, 4)), bidirectional=SWITCH, read=of("last", "all"), per_step=SWITCH,
+    ),
+    "scanners.renet": call(
+        scanners.renet, **IMAGE, **LSTMS, size=of(1, 2), dense_units=of((3,), [2, 2])
+    ),
+    "scanners.crnn": call(scanners.crnn, **IMAGE, **LSTMS, filters=of((2,), (2, 3))),
+    "blocks.lstm_stack": call(
+        lambda **arguments: blocks.lstm_stack(keras.Input((3, 4)), **arguments),
+        units=of((3,), [2, 2]), bidirectional=SWITCH, dropout=of(0.0, 0.25),
+        return_sequences=SWITCH, return_state=SWITCH, stateful=SWITCH, initial_state=of(None),
+    ),
+}  # fmt: skip
+
+
+def paths_in(arguments):
+    """What a message may say in place of an argument that is a path."""
+    for name in ("folder", "path", "paths", "root", "source", "clips"):
+        value = arguments.get(name, "")
+        values = value if isinstance(value, list | tuple) else [value]
+        yield from (v for v in values if isinstance(v, str) and v)
+
+
+def tried(cases, name, data, ends_well):
+    function, strategy = cases[name]
+    arguments = data.draw(strategy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # hostile numbers overflow; what counts is how it ends
+        ends_well(lambda: function(**arguments), *arguments, *paths_in(arguments))
+
+
+def examples(number):
+    return settings(
+        max_examples=number, derandomize=True, deadline=None, database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+@given(data=st.data())
+@examples(10)
+def test_arguments(name, data, ends_well):
+    tried(CASES, name, data, ends_well)
+
+
+@pytest.mark.parametrize("name", MODEL_CASES)
+@given(data=st.data())
+@examples(10)
+def test_arguments_of_models(name, data, ends_well):
+    tried(MODEL_CASES, name, data, ends_well)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", CASES)
+@given(data=st.data())
+@examples(60)
+def test_many_arguments(name, data, ends_well):
+    tried(CASES, name, data, ends_well)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", MODEL_CASES)
+@given(data=st.data())
+@examples(60)
+def test_many_arguments_of_models(name, data, ends_well):
+    tried(MODEL_CASES, name, data, ends_well)
