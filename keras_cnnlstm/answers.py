@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_cnnlstm.arguments import as_numbers, check_names, told
+
 
 def as_json(output: str, answer: np.ndarray, class_names: Sequence[str] = ()) -> dict[str, Any]:
     """An answer as a dict that JSON can hold.
@@ -23,19 +25,20 @@ def as_json(output: str, answer: np.ndarray, class_names: Sequence[str] = ()) ->
         logits `text`; for probabilities or values at each step `steps`, a list of these.
 
     Raises:
-        ValueError: if the output is none of these.
+        ValueError: if the output is none of these, or the answer does not fit it.
 
     Example:
 
     >>> as_json("probabilities", np.array([0.25, 0.75]), ["calm", "storm"])["label"]
     'storm'
     """
+    if not isinstance(output, str) or output not in ("probabilities", "values", "logits"):
+        raise ValueError(
+            f"as_json: `output` must be probabilities, values or logits; received {told(output)}."
+        )
+    answer = _checked(output, as_numbers("as_json: `answer`", answer), class_names)
     if output == "logits":
         return {"text": "".join(class_names[k] for k in read_text(answer))}
-    if output not in ("probabilities", "values"):
-        raise ValueError(
-            f"as_json: `output` must be probabilities, values or logits; received {output!r}."
-        )
     if answer.ndim == 2:
         return {"steps": [as_json(output, step, class_names) for step in answer]}
     if output == "values":
@@ -84,11 +87,37 @@ def read_text(logits: np.ndarray) -> list[int]:
     Args:
         logits: `(T, num_classes + 1)`.
 
+    Raises:
+        ValueError: if `logits` has another shape, or is no numbers.
+
     Example:
 
     >>> read_text(np.eye(4)[[0, 2, 2, 0, 2, 3]])
     [1, 1, 2]
     """
-    best = np.asarray(logits).argmax(axis=-1)  # (T,)
+    logits = as_numbers("read_text: `logits`", logits)
+    if logits.ndim != 2 or not logits.shape[1]:
+        raise ValueError(
+            f"read_text: `logits` must have shape (T, num_classes + 1); received {logits.shape}."
+        )
+    best = logits.argmax(axis=-1)  # (T,)
     new = np.diff(best, prepend=0) != 0
     return (best[new & (best > 0)] - 1).tolist()
+
+
+def _checked(output, answer, class_names):
+    """The answer, if it has the axes of such an output and a name for each class."""
+    ranks = (2,) if output == "logits" else (1, 2)
+    if answer.ndim not in ranks or not answer.size:
+        axes = "(T, num_classes)" if output == "logits" else "(num_classes,) or (T, num_classes)"
+        raise ValueError(
+            f"as_json: `answer` must have shape {axes} for {output}; received {answer.shape}."
+        )
+    classes = answer.shape[-1] - (output == "logits")  # the blank has no name
+    check_names("as_json: `class_names`", class_names)
+    if output != "values" and len(class_names) != classes:
+        raise ValueError(
+            f"as_json: `class_names` must be {classes} names, one for each class of the answer; "
+            f"received {len(class_names)}."
+        )
+    return answer

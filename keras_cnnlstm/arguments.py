@@ -29,14 +29,15 @@ def told(value: Any) -> str:
 
 
 def is_whole(value: Any, low: float = -np.inf, high: float = np.inf) -> bool:
-    """Whether a value is a whole number, of Python or NumPy, from `low` to `high`.
+    """Whether a value is a whole number, of Python or NumPy, from `low` to `high`; no truth value.
 
     Example:
 
     >>> is_whole(np.int64(3), 1), is_whole(3.0, 1), is_whole("3", 1), is_whole(0, 1)
     (True, False, False, False)
     """
-    return isinstance(value, numbers.Integral) and bool(low <= int(value) <= high)
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and bool(low <= int(value) <= high)
 
 
 def is_number(value: Any, low: float = -np.inf, high: float = np.inf) -> bool:
@@ -48,6 +49,62 @@ def is_number(value: Any, low: float = -np.inf, high: float = np.inf) -> bool:
     (True, False, False)
     """
     return isinstance(value, numbers.Real) and bool(low <= value <= high)
+
+
+def check_whole(what: str, value: Any, low: int, high: int) -> None:
+    """Refuses what is no whole number in a range.
+
+    Args:
+        what: function and argument, for the error: "digit_sequences: `batch_size`".
+        value: the argument.
+        low: the least.
+        high: the most; where there is no limit in the matter, what any machine could hold.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not is_whole(value, low, high):
+        raise ValueError(
+            f"{what} must be {low} or more; received {told(value)}. It is a whole number, {high:,} "
+            "at most."
+        )
+
+
+def check_names(what: str, value: Any) -> None:
+    """Refuses what is no list or tuple of texts, such as names of classes.
+
+    Args:
+        what: function and argument, for the error: "scores: `class_names`".
+        value: the argument.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    names = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    if not names:
+        raise ValueError(f"{what} must be a list or tuple of names; received {told(value)}.")
+
+
+def as_numbers(what: str, value: Any, *, kinds: str = "iuf") -> np.ndarray:
+    """What `np.asarray` makes of numbers, all of them finite.
+
+    Args:
+        what: function and argument, for the error: "scores: `targets`".
+        value: an array, or what NumPy takes for one.
+        kinds: what NumPy calls the `kind` of the types that will do.
+
+    Raises:
+        ValueError: if it is no array of these, or one of them is NaN or infinite.
+    """
+    array = as_array(what, value)
+    if array.dtype.kind not in kinds:
+        expected = "whole numbers" if "f" not in kinds else "numbers"
+        raise ValueError(f"{what} must be {expected}; received {array.dtype} of {array.shape}.")
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"{what} must be finite; received NaN or infinity among numbers of shape {array.shape}."
+        )
+    return array
 
 
 def as_array(what: str, value: Any) -> np.ndarray:
@@ -76,6 +133,6 @@ def as_path(what: str, value: Any) -> Path:
     Raises:
         ValueError: if it is none.
     """
-    if not isinstance(value, str | os.PathLike) or "\0" in str(value):
+    if not isinstance(value, str | os.PathLike) or not str(value) or "\0" in str(value):
         raise ValueError(f"{what} must be a path; received {told(value)}.")
     return Path(value)

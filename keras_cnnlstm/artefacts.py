@@ -7,6 +7,7 @@ prove an export; `load_artefact` gives the same to users.
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Artefact:
         Raises:
             ValueError: if `frames` or `lengths` do not fit the model.
         """
-        inputs = {"frames": self._checked(np.asarray(frames))}
+        inputs = {"frames": self._checked(_array("frames", frames))}
         if ("lengths" in self.metadata["inputs"]) != (lengths is not None):
             expected = "none" if lengths is not None else "one number for each sequence"
             raise ValueError(
@@ -69,8 +70,15 @@ class Artefact:
                 f"{'none' if lengths is None else 'some'}."
             )
         if lengths is not None:
-            inputs["lengths"] = _checked_lengths(np.asarray(lengths), inputs["frames"])
-        return self.signatures["serving_default"](**inputs)[self.metadata["outputs"][0]]
+            lengths = _array("lengths", lengths)
+            inputs["lengths"] = _checked_lengths(lengths, inputs["frames"])
+        try:
+            return self.signatures["serving_default"](**inputs)[self.metadata["outputs"][0]]
+        except Exception as error:  # each format has errors of its own
+            raise ValueError(
+                f"{self.path}: expected a model that answers as its metadata.json says, for "
+                f"`frames` of shape {inputs['frames'].shape}; {_told(error)}"
+            ) from error
 
     def _checked(self, frames):
         shape = ("B", *("T" if size is None else size for size in self.input_shape))
@@ -95,6 +103,12 @@ class Artefact:
         return frames
 
 
+def _told(error: Exception) -> str:
+    """An error on one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
+
+
 def load_artefact(path: str | Path) -> Artefact:
     """Opens a model that `export` wrote, in any of the three formats.
 
@@ -117,7 +131,10 @@ def load_artefact(path: str | Path) -> Artefact:
     file = directory if kind == "saved_model" else directory / MODEL_FILES[kind]
     required(_PACKAGES[kind])
     try:
-        return Artefact(file, metadata, _OPEN[kind](file))
+        signatures = _OPEN[kind](file)
+        if "serving_default" not in signatures:
+            raise ValueError("it has no function serving_default")
+        return Artefact(file, metadata, signatures)
     except Exception as error:  # a damaged file can fail anywhere in the reading of it
         raise _unreadable(file, error) from error
 
@@ -146,6 +163,8 @@ def located(path: str | Path) -> tuple[str, Path]:
     Raises:
         FileNotFoundError: if there is no export at `path`.
     """
+    if not isinstance(path, str | os.PathLike) or "\0" in str(path):
+        raise ValueError(f"load_artefact: `path` must be a path; received {str(path)[:100]!r}.")
     path = Path(path)
     for kind, name in MODEL_FILES.items():
         if path.name == name and path.is_file():
@@ -172,19 +191,34 @@ def is_version(path: Path) -> bool:
 def _metadata(directory: Path, kind: str) -> dict[str, Any]:
     file = directory / ("assets" if kind == "saved_model" else "") / "metadata.json"
     try:
+        if not file.is_file():  # to open a pipe would wait for ever
+            raise FileNotFoundError("there is no such file")
         metadata = json.loads(file.read_text(encoding="utf-8"))
-        if (
-            metadata["inputs"]["frames"]["shape"]
-            and metadata["outputs"]
-            and "class_names" in metadata
-        ):
-            return metadata
+        _check_metadata(metadata)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{file}: expected what keras-cnnlstm export writes about a model; "
-            f"{type(error).__name__}: {error}. Was {directory} exported by this package?"
+            f"{file}: expected what keras-cnnlstm export writes about a model; {_told(error)}. "
+            f"Was {directory} exported by this package?"
         ) from error
-    raise ValueError(f"{file}: expected inputs, outputs and class names; they are incomplete.")
+    return metadata
+
+
+def _check_metadata(metadata: Any) -> None:
+    """Refuses, by some error, what is no description of a model: it is data from outside."""
+    shape, outputs = metadata["inputs"]["frames"]["shape"], metadata["outputs"]
+    sizes = [1 if size is None else size for size in shape]
+    fits = all(isinstance(size, int) and 0 < size <= _LARGEST for size in sizes)
+    if not isinstance(shape, list) or len(shape) not in (4, 5) or not fits:
+        raise ValueError(f"the shape of the frames is {str(shape)[:100]!r}")
+    names = metadata["class_names"]
+    for name, texts in (("outputs", outputs), ("class_names", [] if names is None else names)):
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{name} are {str(texts)[:100]!r}, no list of names")
+    if not outputs or not isinstance(metadata.get("task") or {}, dict):
+        raise ValueError("outputs are empty, or the task is no object")
+
+
+_LARGEST = 65_536  # frames, pixels of a side or channels
 
 
 def _open_saved_model(path: Path) -> dict[str, Signature]:
@@ -233,11 +267,18 @@ _OPEN = {"saved_model": _open_saved_model, "litert": _open_litert, "onnx": _open
 
 
 def _unreadable(file, error):
-    reason = (str(error).strip().splitlines() or [""])[0]
     return ValueError(
-        f"{file}: expected a model that can be opened; {type(error).__name__}: {reason}. Is the "
-        "file whole?"
+        f"{file}: expected a model that can be opened; {_told(error)}. Is the file whole?"
     )
+
+
+def _array(argument, value):
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"predict: `{argument}`: expected an array; received {str(value)[:100]!r}."
+        ) from error
 
 
 def _checked_lengths(lengths, frames):

@@ -4,16 +4,21 @@ The functions here put ordinary Keras layers, with the names that `summary()` sh
 functional model that is being built. They know nothing of encoders, tasks or data.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import keras
 from keras import layers, ops
 
+from keras_cnnlstm.arguments import check_whole, is_number, is_whole, told
 from keras_cnnlstm.layers import LSTM
 
 Head = Literal["probabilities", "values"]
 States = dict[str, keras.KerasTensor]
+
+_MOST = 2**31  # numbers in a weight, or in the frames of an example
+_WIDEST = 1_000_000  # units of a layer, classes of an answer
 
 _SHORT = 8  # steps up to which a loop written out is faster, and cuDNN gains little
 
@@ -93,6 +98,7 @@ def lstm_stack(
     _check_states(x, units, bidirectional, stateful, return_state, initial_state)
     states: States = {}
     for i, width in enumerate(units, start=1):  # x: (B, T, features)
+        check_weights("lstm_stack", "units", x.shape[-1] + width, 4 * width)
         layer = LSTM(
             width,
             return_sequences=return_sequences or i < len(units),
@@ -173,18 +179,26 @@ def frames_input(
     Raises:
         ValueError: if the shape has another number of axes, or a size that cannot be.
     """
-    sizes, sequence = tuple(shape), axes.startswith("T")
-    known = sizes[1:] if sequence else sizes
-    if len(sizes) != len(axes) or None in known or any(s is not None and s < 1 for s in sizes):
+    sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
+    sequence = axes.startswith("T")
+    known = sizes[1:] if sequence and sizes[:1] == (None,) else sizes
+    if len(sizes) != len(axes) or not all(is_whole(size, 1) for size in known):
         example = "Grey images need their channel axis: (28, 28) is (28, 28, 1)."
         if axes == "TLC":
             example = "A line of one channel needs its axis: (400,) is (400, 1)."
         raise ValueError(
             f"{model}: `input_shape` must be ({', '.join(axes)}), positive"
-            f"{', only T possibly None' if sequence else ', all known'}; received {sizes}. "
+            f"{', only T possibly None' if sequence else ', all known'}; received {told(shape)}. "
             f"{example} {remedy}".rstrip()
         )
+    if math.prod(map(int, known)) > _MOST:
+        raise ValueError(
+            f"{model}: `input_shape` must be of {_MOST:,} numbers at most; received {told(shape)}."
+        )
+    if batch_size is not None:
+        check_whole(f"{model}: `batch_size`", batch_size, 1, 1_000_000)
     dtype = "float32" if axes == "TLC" else "uint8"
+    sizes = tuple(size if size is None else int(size) for size in sizes)
     return keras.Input(sizes, batch_size, dtype=dtype, name="frames")
 
 
@@ -197,6 +211,7 @@ def rescaled(frames: keras.KerasTensor, low: float = 0.0, high: float = 1.0) -> 
 def dense_stack(x: keras.KerasTensor, units: Sequence[int], dropout: float) -> keras.KerasTensor:
     """Fully connected layers with ReLU, `dense1`, `dense2`, ..., each with its dropout."""
     for i, width in enumerate(units, start=1):
+        check_weights("dense_stack", "units", x.shape[-1], width)
         x = layers.Dense(width, activation="relu", name=f"dense{i}")(x)
         if dropout:
             x = layers.Dropout(dropout, name=f"dropout{i}")(x)
@@ -217,6 +232,8 @@ def answer(
     Returns:
         `(..., num_classes)`, from a layer named as the head.
     """
+    check_weights("answer", "num_classes", x.shape[-1], num_classes)
+    num_classes = int(num_classes)
     if head == "probabilities":
         return layers.Dense(num_classes, "softmax", dtype="float32", name=head)(x)
     if scale == 1:
@@ -227,30 +244,38 @@ def answer(
 
 def check_classes(model: str, num_classes: int, head: Head = "probabilities") -> None:
     """Refuses an answer that cannot be."""
-    if head not in get_args(Head):
+    if not isinstance(head, str) or head not in get_args(Head):
         raise ValueError(
-            f"{model}: `head` must be one of {list(get_args(Head))}; received {head!r}."
+            f"{model}: `head` must be one of {list(get_args(Head))}; received {told(head)}."
         )
     least = 2 if head == "probabilities" else 1
-    if num_classes < least:
-        raise ValueError(f"{model}: `num_classes` must be {least} or more; received {num_classes}.")
+    check_whole(f"{model}: `num_classes`", num_classes, least, _WIDEST)
 
 
-def checked_units(model: str, units: Sequence[int]) -> tuple[int, ...]:
-    """The widths of layers as a tuple; refuses none, and those below 1."""
-    units = tuple(units)
-    if not units or any(u < 1 for u in units):
+def check_weights(function: str, argument: str, rows: int, columns: int) -> None:
+    """Refuses a weight of more numbers than any machine here could train, before it is made."""
+    if rows * columns > _MOST:
         raise ValueError(
-            f"{model}: units must be one or more positive numbers, one for each layer; received "
-            f"{units}."
+            f"{function}: `{argument}` must give a layer {_MOST:,} weights at most; received "
+            f"{rows} x {columns} of them. Take fewer, or smaller frames."
         )
-    return units
+
+
+def checked_units(model: str, units: Sequence[int], argument: str = "units") -> tuple[int, ...]:
+    """The widths of layers as a tuple; refuses none, those below 1, and those beyond reason."""
+    given = units if isinstance(units, list | tuple) else ()
+    if not given or not all(is_whole(width, 1, _WIDEST) for width in given):
+        raise ValueError(
+            f"{model}: units must be one or more positive numbers, one for each layer of "
+            f"`{argument}`, {_WIDEST:,} at most; received {told(units)}."
+        )
+    return tuple(map(int, given))
 
 
 def check_dropout(model: str, dropout: float) -> None:
     """Refuses a share outside of [0, 1)."""
-    if not 0 <= dropout < 1:
-        raise ValueError(f"{model}: `dropout` must be in [0, 1); received {dropout}.")
+    if not is_number(dropout, 0, 1) or dropout == 1:
+        raise ValueError(f"{model}: `dropout` must be in [0, 1); received {told(dropout)}.")
 
 
 def _check_states(x, units, bidirectional, stateful, return_state, initial_state):
@@ -270,8 +295,11 @@ def _check_states(x, units, bidirectional, stateful, return_state, initial_state
             "received all three. Use return_state with initial_state, or one direction."
         )
     names = [n for i in range(1, len(units) + 1) for n in state_names(i, bidirectional)]
-    if initial_state is not None and set(initial_state) != set(names):
+    if initial_state is None:
+        return
+    if not isinstance(initial_state, Mapping) or set(initial_state) != set(names):
+        received = list(initial_state) if isinstance(initial_state, Mapping) else initial_state
         raise ValueError(
             f"lstm_stack: `initial_state` must be a dict with the entries {names}; received "
-            f"{list(initial_state)}."
+            f"{told(received)}."
         )

@@ -8,6 +8,7 @@ in it has a checksum: a damaged one is found out, and the one before it is taken
 """
 
 import json
+import math
 import os
 import re
 import warnings
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_cnnlstm.arguments import told
 from keras_cnnlstm.files import replacing
 
 _KEPT = 3  # the newest ones; the others are removed
@@ -78,9 +80,10 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     for path in reversed(_files(folder)):
         try:
             return _read(path)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # a damaged file can fail anywhere in the reading of it
             warnings.warn(
-                f"{path}: this checkpoint is damaged ({error}); going back to the one before it.",
+                f"{path}: this checkpoint is damaged ({told(error)}); going back to the one before "
+                "it.",
                 stacklevel=2,
             )
     return None
@@ -133,8 +136,21 @@ def _files(folder):
 
 
 def _read(path):
-    # Opened here, as NumPy leaves a file open that is no archive.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        head = json.loads(bytes(archive["head"]))
-        arrays = [archive[f"{i:05}"] for i in range(len(head["names"]))]
-    return Checkpoint(path, int(head["step"]), dict(head["facts"]), arrays, list(head["names"]))
+    with zipfile.ZipFile(path) as archive:
+        head = json.loads(bytes(_array(archive, "head")))
+        names = [str(name) for name in head["names"]]
+        arrays = [_array(archive, f"{i:05}") for i in range(len(names))]
+    return Checkpoint(path, int(head["step"]), dict(head["facts"]), arrays, names)
+
+
+def _array(archive, name):
+    """An array of the archive, allocated only if the file has as many bytes."""
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        expected, received = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
+    if info.compress_type != zipfile.ZIP_STORED or expected != received:
+        raise ValueError(f"{name}: expected {expected:,} bytes; received {received:,}")
+    with archive.open(info) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)

@@ -252,7 +252,8 @@ def _load_tensorflow() -> None:
         try:
             import tensorflow as tf
 
-            tf.config.list_logical_devices()  # sets the devices up, and logs about that too
+            if "TF_CONFIG" not in os.environ:  # or the workers join before
+                tf.config.list_logical_devices()  # sets the devices up, and logs about that too
         except BaseException:
             log.seek(0)
             os.write(stderr, log.read())

@@ -86,7 +86,13 @@ def clip_sequences(
         ValueError: if an argument is out of range.
     """
     found, names = _found(clips, split, class_names)
-    check_batches("clip_sequences", batch_size=batch_size, start=start, seed=seed, augment=augment)
+    check_batches(
+        "clip_sequences",
+        batch_size=batch_size,
+        start=start,
+        seed=0 if seed is None else seed,
+        augment=augment,
+    )
     _check_classes(found, names)
     _check_moves(bool(augment or flip), seed, features)
     check_channels("clip_sequences", channels)
@@ -205,7 +211,7 @@ def _class_names(clips, class_names):
 def _part(clips, split):
     from keras_cnnlstm.splits import PARTS, split_clips
 
-    if split not in PARTS:
+    if str(split) not in PARTS:
         raise ValueError(
             f"clip_sequences: `split` must be one of {', '.join(PARTS)}, or None; received "
             f"{told(split)}."
@@ -227,7 +233,7 @@ def _random(seed, stream, number):
     """Random numbers that begin anew for each stream and number of a seed."""
     if seed is None:
         return None
-    key = np.array([seed % 2**64, number], np.uint64)
+    key = np.array([int(seed) % 2**64, number], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, stream]))
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from keras_cnnlstm.arguments import as_path, check_whole
 from keras_cnnlstm.clip_report import ClipReport, Problem
 from keras_cnnlstm.clips import Clip, ClipInfo
 from keras_cnnlstm.frames import IMAGE_SUFFIXES, is_image, natural_order
@@ -47,8 +48,11 @@ def check_clips(
     Raises:
         FileNotFoundError: if there is no such folder.
         OSError: if it may not be read.
+        ValueError: if an argument is out of range.
     """
-    root = Path(root)
+    root = as_path("check_clips: `root`", root)
+    if workers is not None:
+        check_whole("check_clips: `workers`", workers, 1, 256)
     if not root.is_dir():
         found = "something else" if root.exists() else "nothing"
         raise FileNotFoundError(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_cnnlstm.arguments import as_path, is_whole, told
+from keras_cnnlstm.arguments import as_path, check_whole, told
 from keras_cnnlstm.frames import (
     check_channels,
     check_indices,
@@ -111,7 +111,10 @@ def checked_clips(function: str, clips: Iterable[Clip]) -> list[Clip]:
     Raises:
         ValueError: if they are none.
     """
-    found = list(clips) if isinstance(clips, Iterable) else [clips]
+    try:
+        found = list(clips)
+    except TypeError:
+        found = [clips]
     wrong = [clip for clip in found if not isinstance(clip, Clip)]
     if wrong:
         raise ValueError(
@@ -195,8 +198,7 @@ def iterate_frames(
     check_channels("iterate_frames", channels)
     source = as_path("iterate_frames: `source`", source)
     image_size = checked_size("iterate_frames", image_size)
-    if not is_whole(every, 1):
-        raise ValueError(f"iterate_frames: `every` must be 1 or more; received {told(every)}.")
+    check_whole("iterate_frames: `every`", every, 1, _MOST)
     form: Any = {"image_size": image_size, "channels": channels, "invert": invert}
     if Clip(source, "", "").is_video:
         images = video_images(source, lambda number: number % every == 0)
@@ -242,11 +244,7 @@ def sample_indices(
         ValueError: if an argument is out of range.
     """
     check_sampling("sample_indices", length, sampling, stride)
-    if not is_whole(num_frames, 1, _MOST):
-        raise ValueError(
-            f"sample_indices: `num_frames` must be 1 or more, {_MOST:,} at most; received "
-            f"{told(num_frames)}."
-        )
+    check_whole("sample_indices: `num_frames`", num_frames, 1, _MOST)
     if not isinstance(rng, np.random.Generator | None):
         raise ValueError(
             f"sample_indices: `rng` must be a numpy.random.Generator or None; received {told(rng)}."
@@ -279,8 +277,7 @@ def check_sampling(function: str, length: int | None, sampling: str, stride: int
             f"{told(sampling)}."
         )
     for name, value in (("length", 1 if length is None else length), ("stride", stride)):
-        if not is_whole(value, 1):
-            raise ValueError(f"{function}: `{name}` must be 1 or more; received {told(value)}.")
+        check_whole(f"{function}: `{name}`", value, 1, _MOST)
     if stride > 1 and sampling != "window":
         raise ValueError(
             f'{function}: `stride` must be 1 unless `sampling` is "window"; received {stride} with '

@@ -127,7 +127,9 @@ def load_digits(name: str = BUNDLED, data_dir: str | Path | None = None) -> Digi
     ((1257, 28, 28, 1), 180, 360)
     """
     if not isinstance(name, str):
-        raise ValueError(f"load_digits: `name` must be the name of a data set; received {told(name)}.")
+        raise ValueError(
+            f"load_digits: `name` must be the name of a data set; received {told(name)}."
+        )
     return _bundled() if name == BUNDLED else _from_tfds(name, data_dir)
 
 

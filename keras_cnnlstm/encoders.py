@@ -11,6 +11,7 @@ from typing import Literal
 import keras
 from keras import layers
 
+from keras_cnnlstm.arguments import is_whole, told
 from keras_cnnlstm.layers import BATCH_MOMENTUM, ResidualBlock
 
 
@@ -40,6 +41,7 @@ def conv_pool_maps(
         narrowing: how many of the poolings halve the width too; by default all. All halve the
             height.
     """
+    _check_sizes("conv_pool", filters, kernel_size=kernel_size)
     stack: list[keras.Layer] = []
     for i, channels in enumerate(filters, start=1):
         pool = (2, 2) if narrowing is None or i <= narrowing else (2, 1)
@@ -92,10 +94,10 @@ def residual_cnn(
     Raises:
         ValueError: if an argument is out of range.
     """
-    if not filters or pooling not in ("average", "flatten"):
+    if not _positive(filters) or str(pooling) not in ("average", "flatten"):
         raise ValueError(
             "residual_cnn: `filters` must have one entry or more and `pooling` be 'average' or "
-            f"'flatten'; received {filters} and {pooling!r}."
+            f"'flatten'; received {told(filters)} and {told(pooling)}."
         )
     first, *others = filters
     return keras.Sequential(
@@ -142,12 +144,12 @@ def conv1d(
     Raises:
         ValueError: if an argument is out of range.
     """
-    sizes = [*filters, kernel_size, pool_size]
-    if not filters or any(size < 1 for size in sizes) or pooling not in ("max", "flatten"):
+    sizes = (kernel_size, pool_size)
+    if not _positive(filters) or not _positive(sizes) or str(pooling) not in ("max", "flatten"):
         raise ValueError(
             "conv1d: `filters` must have one entry or more, all sizes must be positive and "
-            f"`pooling` be 'max' or 'flatten'; received {filters}, {kernel_size}, {pool_size} and "
-            f"{pooling!r}."
+            f"`pooling` be 'max' or 'flatten'; received {told(filters)}, {told(kernel_size)}, "
+            f"{told(pool_size)} and {told(pooling)}."
         )
     stack: list[keras.Layer] = []
     for i, channels in enumerate(filters, start=1):
@@ -173,3 +175,24 @@ ENCODERS: dict[str, Callable[..., keras.Layer]] = {
     "conv1d": conv1d,
 }
 """Encoders by name, as `cnn_lstm(encoder=...)` takes them, and `--encoder` those of images."""
+
+
+def _positive(sizes) -> bool:
+    """Whether these are one or more sizes of a layer."""
+    fits = isinstance(sizes, list | tuple) and bool(sizes)
+    return fits and all(is_whole(size, 1, _MOST) for size in sizes)
+
+
+_MOST = 65_536  # channels, or pixels of a kernel
+
+
+def _check_sizes(function, filters, **sizes):
+    for name, value, received in (
+        ("filters", filters, filters),
+        *((name, [size], size) for name, size in sizes.items()),
+    ):
+        if not _positive(value):
+            raise ValueError(
+                f"{function}: `{name}` must be positive, {_MOST:,} at most, one or more for "
+                f"filters; received {told(received)}."
+            )

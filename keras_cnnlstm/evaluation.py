@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_cnnlstm.arguments import as_array, as_numbers, check_names, told
 from keras_cnnlstm.scanners import read_text
 from keras_cnnlstm.tasks import Digits, RunningSum, Task, Text
 
@@ -102,11 +103,21 @@ def scores(
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+    check_names("scores: `class_names`", class_names)
+    targets = as_numbers("scores: `targets`", targets, kinds="iu")
+    probabilities = as_numbers("scores: `probabilities`", probabilities)
     num_classes = len(class_names)
+    if targets.ndim != 1:
+        raise ValueError(f"scores: `targets` must have shape (N,); received {targets.shape}.")
     if probabilities.shape != (len(targets), num_classes) or not len(targets):
         raise ValueError(
             f"scores: `probabilities` must have shape (N, {num_classes}), N at least 1 and the "
             f"same as in `targets` {targets.shape}; received {probabilities.shape}."
+        )
+    if targets.min() < 0 or targets.max() >= num_classes:
+        raise ValueError(
+            f"scores: `targets` must be 0 to {num_classes - 1}, the indices of `class_names`; "
+            f"received {targets.min()} to {targets.max()}."
         )
     answers, classes = probabilities.argmax(axis=1), np.arange(num_classes)
     precision, recall, _, count = precision_recall_fscore_support(
@@ -144,8 +155,24 @@ def step_scores(
     Returns:
         The entries of `scores` for the steps, `num_steps` of them, and `sequence_accuracy` and
         `sequence_accuracy_95` for the `num_sequences` as wholes.
+
+    Raises:
+        ValueError: if the arguments do not fit together.
     """
-    counts = np.ones(targets.shape, bool) if counts is None else counts
+    targets = as_numbers("step_scores: `targets`", targets, kinds="iu")
+    probabilities = as_numbers("step_scores: `probabilities`", probabilities)
+    counts = _checked_counts("step_scores", counts, targets)
+    if probabilities.ndim != 3 or probabilities.shape[:2] != targets.shape:
+        raise ValueError(
+            "step_scores: `probabilities` must have shape (N, T, num_classes), N and T as in "
+            f"`targets` {targets.shape}; received {probabilities.shape}."
+        )
+    check_names("step_scores: `class_names`", class_names)
+    if probabilities.shape[2] != len(class_names):
+        raise ValueError(
+            f"step_scores: `class_names` must be {probabilities.shape[2]}, one for each of "
+            f"`probabilities`; received {len(class_names)}."
+        )
     right = (probabilities.argmax(axis=-1) == targets) | ~counts
     whole = int(right.all(axis=1).sum())
     result = scores(targets[counts], probabilities[counts], class_names)
@@ -173,12 +200,22 @@ def number_scores(
         from the spread of the squares), `mean_absolute_error`, `rounded_accuracy` (the share whose
         nearest whole number is right) and `rmse_by_length`; and `rmse_all_steps`.
 
+    Raises:
+        ValueError: if the arguments do not fit together.
+
     Example:
 
     >>> number_scores(np.array([[1.0, 3.0]]), np.array([[1.0, 3.5]]))["rmse"]
     0.5
     """
-    counts = np.ones(targets.shape, bool) if counts is None else counts
+    targets = as_numbers("number_scores: `targets`", targets)
+    values = as_numbers("number_scores: `values`", values)
+    counts = _checked_counts("number_scores", counts, targets)
+    if values.shape != targets.shape:
+        raise ValueError(
+            f"number_scores: `values` must have the shape of `targets`, {targets.shape}; received "
+            f"{values.shape}."
+        )
     lengths, rows = counts.sum(axis=1), np.arange(len(targets))
     truth = targets.astype(np.float64)
     last, answers = truth[rows, lengths - 1], values[rows, lengths - 1]
@@ -207,11 +244,26 @@ def text_scores(targets: np.ndarray, characters: np.ndarray) -> dict[str, Any]:
         Wilson score interval) and `character_accuracy`: one less the smallest number of
         insertions, deletions and substitutions (Levenshtein's distance) a character of the truth.
 
+    Raises:
+        ValueError: if the arguments do not fit together.
+
     Example:
 
     >>> text_scores(np.array([[7, 3, 8, 2]]), np.array([[7, 3, 2, -1]]))["character_accuracy"]
     0.75
     """
+    targets = as_numbers("text_scores: `targets`", targets, kinds="iu")
+    characters = as_numbers("text_scores: `characters`", characters, kinds="iu")
+    if targets.ndim != 2 or not (targets >= 0).any():
+        raise ValueError(
+            "text_scores: `targets` must have shape (N, T) and one character or more; received "
+            f"{told(targets)}."
+        )
+    if characters.ndim != 2 or len(characters) != len(targets):
+        raise ValueError(
+            f"text_scores: `characters` must have shape ({len(targets)}, any length); received "
+            f"{characters.shape}."
+        )
     distance = tf.edit_distance(_sparse(characters), _sparse(targets), normalize=False).numpy()
     right = int((distance == 0).sum())
     return {
@@ -253,6 +305,28 @@ def _number_summary(result):
     for length, error in result["rmse_by_length"].items():
         lines.append(f"  length {length:>2}  {error:.3f}")
     return "\n".join(lines)
+
+
+def _checked_counts(function, counts, targets):
+    """Which steps count, `(N, T)` boolean."""
+    if targets.ndim != 2 or not targets.size:
+        raise ValueError(
+            f"{function}: `targets` must have shape (N, T), both 1 at least; received "
+            f"{targets.shape}."
+        )
+    counts = as_array(f"{function}: `counts`", True if counts is None else counts)
+    if counts.dtype != bool or counts.shape not in ((), targets.shape):
+        raise ValueError(
+            f"{function}: `counts` must be boolean of shape {targets.shape}; received "
+            f"{counts.dtype} of {counts.shape}."
+        )
+    counts = np.broadcast_to(counts, targets.shape)
+    if not counts[:, 0].all() or (counts[:, 1:] > counts[:, :-1]).any():
+        raise ValueError(
+            f"{function}: `counts` must be True for the first steps of each sequence, one at "
+            "least, and False for the rest; received another order."
+        )
+    return counts
 
 
 def _sparse(texts):

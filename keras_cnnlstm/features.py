@@ -21,6 +21,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_cnnlstm.arguments import as_array, as_path, check_whole, told
 from keras_cnnlstm.files import replacing
 from keras_cnnlstm.layers import LengthMask
 from keras_cnnlstm.pretrained import leaf_layers
@@ -134,13 +135,10 @@ class FeatureCache:
     def __init__(
         self, directory: str | Path, frame_encoder: keras.Model, *, batch_size: int = 64
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(
-                f"FeatureCache: `batch_size` must be 1 or more; received {batch_size}."
-            )
+        check_whole("FeatureCache: `batch_size`", batch_size, 1, 1_000_000)
         _check_fixed(frame_encoder)
         self.frame_encoder, self.batch_size = frame_encoder, batch_size
-        self.folder = Path(directory) / fingerprint(frame_encoder)
+        self.folder = as_path("FeatureCache: `directory`", directory) / fingerprint(frame_encoder)
         self._checked: set[Path] = set()  # files whose checksum was right
         self._writing = threading.Lock()  # threads would write one temporary file
 
@@ -168,7 +166,11 @@ class FeatureCache:
         Raises:
             ValueError: if the frames have another shape or dtype.
         """
-        path = self.folder / f"{_hash(key.encode()).hexdigest()}.npy"
+        if not isinstance(key, str):
+            raise ValueError(f"FeatureCache.features: `key` must be text; received {told(key)}.")
+        # Names of files need not be UTF-8; Python keeps what is not as surrogates.
+        name = _hash(key.encode(errors="surrogatepass")).hexdigest()
+        path = self.folder / f"{name}.npy"
         with self._writing:
             stored = self._read(path, None if callable(frames) else len(frames))
             if stored is None:
@@ -179,6 +181,7 @@ class FeatureCache:
         return stored
 
     def _fitting(self, frames: np.ndarray) -> np.ndarray:
+        frames = as_array("FeatureCache.features: `frames`", frames)
         expected, dtype = self.frame_encoder.input_shape[1:], self.frame_encoder.inputs[0].dtype
         if frames.shape[1:] != expected or frames.dtype != dtype or not len(frames):
             raise ValueError(
@@ -193,7 +196,7 @@ class FeatureCache:
         """The array of a file; `None` if there is none, or a damaged one, or one of other size."""
         try:
             array = np.lib.format.open_memmap(path, mode="r")
-        except (OSError, ValueError, EOFError):
+        except Exception:  # a damaged file can fail anywhere in the reading of it
             self._checked.discard(path)
             return None
         fits = (

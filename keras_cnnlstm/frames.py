@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
 _MAX_PIXELS = 64_000_000  # of one image, checked before it is decoded
+_MAX_FRAME = 64_000_000  # of what it is brought to
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 """Endings of the files that count as frames in a folder, in lower case."""
@@ -173,15 +174,15 @@ def checked_size(function: str, image_size: Sequence[int]) -> tuple[int, int]:
         ValueError: if it is no pair of positive whole numbers, or too large.
     """
     pair = isinstance(image_size, tuple | list) and len(image_size) == 2
-    if not pair or not all(is_whole(side, 1, _MAX_PIXELS) for side in image_size):
+    if not pair or not all(is_whole(side, 1, _MAX_FRAME) for side in image_size):
         raise ValueError(
             f"{function}: `image_size` must be height and width in pixels, 1 or more; received "
             f"{told(image_size)}."
         )
     height, width = map(int, image_size)
-    if height * width > _MAX_PIXELS:
+    if height * width > _MAX_FRAME:
         raise ValueError(
-            f"{function}: `image_size` must be at most {_MAX_PIXELS:,} pixels; received "
+            f"{function}: `image_size` must be at most {_MAX_FRAME:,} pixels; received "
             f"{height}x{width}."
         )
     return height, width

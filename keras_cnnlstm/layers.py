@@ -8,6 +8,8 @@ import inspect
 import keras
 from keras import ops
 
+from keras_cnnlstm.arguments import is_whole, told
+
 BATCH_MOMENTUM = 0.9
 """Of the averages of batch normalisation: those of Keras (0.99) are far behind after 100 batches,
 and a validation that early would look like chance."""
@@ -191,18 +193,19 @@ class ImageToSequence(keras.layers.Layer):
 
     def __init__(self, by="rows", size=1, **kwargs):
         super().__init__(**kwargs)
-        if by not in ("rows", "columns", "patches"):
+        if not isinstance(by, str) or by not in ("rows", "columns", "patches"):
             raise ValueError(
-                f"ImageToSequence: `by` must be 'rows', 'columns' or 'patches'; received {by!r}."
+                f"ImageToSequence: `by` must be 'rows', 'columns' or 'patches'; received "
+                f"{told(by)}."
             )
         pair = isinstance(size, tuple | list) and len(size) == 2 and by == "patches"
-        if not all(isinstance(s, int) and s > 0 for s in (size if pair else [size])):
+        if not all(is_whole(s, 1) for s in (size if pair else [size])):
             raise ValueError(
                 "ImageToSequence: `size` must be a positive whole number of pixels, or for patches "
-                f"a pair of them; received {size!r} with by={by!r}."
+                f"a pair of them; received {told(size)} with by={by!r}."
             )
         self.by = by
-        self.size = tuple(size) if pair else size
+        self.size = tuple(map(int, size)) if pair else int(size)
 
     def call(self, inputs):
         height, width, channels = self._checked_shape(inputs.shape)

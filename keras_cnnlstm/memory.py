@@ -7,7 +7,6 @@ them; how much memory a GPU has, its caller must say.
 
 import bisect
 import math
-import numbers
 import os
 import re
 import sys
@@ -17,6 +16,8 @@ from typing import NamedTuple
 
 import keras
 from keras import layers
+
+from keras_cnnlstm.arguments import check_whole, is_whole, told
 
 _KEPT = 2.1
 """Bytes at the peak of a step for each byte of a layer's output: itself, its gradient, and what
@@ -31,6 +32,8 @@ _GRAPH = 20_000_000, 1_500_000
 
 _LSTM_STEP = 6
 """Numbers kept of each step by a unit of an LSTM, beside those that the gradients take."""
+
+_MOST = 10**12  # sequences or frames that an estimate is made for
 
 _VIEWS = (layers.Flatten, layers.Reshape)  # another shape of the same numbers
 
@@ -133,6 +136,8 @@ def check_memory(
     '189 MB of 1 GB for a batch of 64'
     """
     batch_size = _checked_batch("check_memory", batch_size)
+    if limit is not None:
+        check_whole("check_memory: `limit`", limit, 0, sys.maxsize)
     limit = available_memory() if limit is None else int(limit)
     needed = _bytes_of("check_memory", model, time)
     largest = bisect.bisect_right(range(1, limit), limit, key=needed)  # a sequence has bytes
@@ -157,7 +162,8 @@ def _bytes_of(caller, model, time):
     if not getattr(model, "inputs", None):
         raise ValueError(
             f"{caller}: `model` must have a graph of layers to follow; received "
-            f"{type(model).__name__} {model.name!r} without. Build a functional model."
+            f"{type(model).__name__} {getattr(model, 'name', '')!r} without. Build a functional "
+            "model."
         )
     inputs = [_one(caller, model, tensor, time) for tensor in model.inputs]
     activations = _Trace().run(model, inputs)
@@ -173,10 +179,10 @@ def _one(caller, model, tensor, time):
     """An input of the model for a single sequence, of `time` frames if any number will do."""
     _, *sizes = tensor.shape
     if sizes and sizes[0] is None:
-        if not isinstance(time, numbers.Integral) or time < 1:
+        if not is_whole(time, 1, _MOST):
             raise ValueError(
                 f"{caller}: `time` must be the number of frames, 1 or more, since {model.name!r} "
-                f"takes any; received {time!r}."
+                f"takes any; received {told(time)}."
             )
         sizes[0] = time
     if None in sizes:
@@ -250,11 +256,12 @@ def _bytes(tensor):
 
 
 def _checked_batch(caller, batch_size):
-    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+    if not is_whole(batch_size, 1, _MOST):
         raise ValueError(
-            f"{caller}: `batch_size` must be a whole number, 1 or more; received {batch_size!r}."
+            f"{caller}: `batch_size` must be a whole number, 1 or more; received "
+            f"{told(batch_size)}."
         )
-    return batch_size
+    return int(batch_size)
 
 
 def _named(model, time):

@@ -12,11 +12,13 @@ from typing import Literal
 import keras
 from keras import layers
 
+from keras_cnnlstm.arguments import is_number, told
 from keras_cnnlstm.blocks import (
     Head,
     answer,
     check_classes,
     check_dropout,
+    check_weights,
     checked_units,
     dense_stack,
     frames_input,
@@ -112,7 +114,9 @@ def cnn_lstm(
     1691399
     """
     check_classes("cnn_lstm", num_classes, head)
-    lstm_units = checked_units("cnn_lstm", lstm_units)
+    lstm_units = checked_units("cnn_lstm", lstm_units, "lstm_units")
+    if not is_number(scale, -1e30, 1e30):
+        raise ValueError(f"cnn_lstm: `scale` must be a finite number; received {told(scale)}.")
     check_dropout("cnn_lstm", dropout)
     encoder = _encoder(encoder)
     frames = _frames("cnn_lstm", input_shape, encoder, batch_size)
@@ -188,7 +192,8 @@ def bag_of_frames(
     x = _encoded(frames, encoder, "layer", mask)  # (B, T, features)
     if dropout:
         x = layers.Dropout(dropout, name="features_dropout")(x)
-    x = layers.Dense(num_classes, activation="softmax", dtype="float32", name="each_frame")(x)
+    check_weights("bag_of_frames", "num_classes", x.shape[-1], num_classes)
+    x = layers.Dense(int(num_classes), "softmax", dtype="float32", name="each_frame")(x)
     x = layers.GlobalAveragePooling1D(dtype="float32", name="probabilities")(x, mask=mask)
     return keras.Model(inputs if lengths else frames, x, name=name)
 
@@ -280,18 +285,19 @@ MODELS: dict[str, Callable[..., keras.Model]] = {
 
 
 def _encoder(encoder):
-    if not isinstance(encoder, str):
+    if isinstance(encoder, keras.Layer):
         return encoder
-    if encoder not in ENCODERS:
+    if not isinstance(encoder, str) or encoder not in ENCODERS:
         raise ValueError(
-            f"`encoder` must be one of {sorted(ENCODERS)} or a Keras layer; received {encoder!r}."
+            f"`encoder` must be one of {sorted(ENCODERS)} or a Keras layer; received "
+            f"{told(encoder)}."
         )
     return ENCODERS[encoder]()
 
 
 def _frames(model, shape, encoder, batch_size=None):
     """The input that the encoder reads; where it takes planes and lines, what the shape says."""
-    rank = _rank(encoder) or len(tuple(shape))
+    rank = _rank(encoder) or (len(shape) if isinstance(shape, list | tuple) else 4)
     axes = "TLC" if rank == 3 else "THWC"
     return frames_input(model, shape, axes, batch_size, remedy=_OTHERS[axes])
 
@@ -323,11 +329,11 @@ def _encoded(frames, encoder, wrap, mask):
 
 def _time_distributed(encoder, wrap):
     """The wrapped layers that apply `encoder` to each frame, in order."""
-    if wrap == "layer" and isinstance(encoder, keras.Sequential):
+    if isinstance(encoder, keras.Sequential) and str(wrap) == "layer":
         return [TimeDistributed(layer, name=layer.name) for layer in encoder.layers]
-    if wrap in ("layer", "encoder"):
+    if isinstance(wrap, str) and wrap in ("layer", "encoder"):
         return [TimeDistributed(encoder, name="encoder")]
-    raise ValueError(f"cnn_lstm: `wrap` must be 'layer' or 'encoder'; received {wrap!r}.")
+    raise ValueError(f"cnn_lstm: `wrap` must be 'layer' or 'encoder'; received {told(wrap)}.")
 
 
 def _check_normalisation(layer):

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow.experimental.numpy as tnp
 
-from keras_cnnlstm.arguments import is_number, is_whole, told
+from keras_cnnlstm.arguments import check_whole, is_number, is_whole, told
 from keras_cnnlstm.digits import LabeledImages, check_images
 from keras_cnnlstm.tasks import Digits, Label, Text, Trend
 
@@ -73,9 +73,7 @@ def digit_sequences(
     """
     if balance is None:
         balance = _BALANCE if isinstance(task, Trend) else 0.0
-    check_batches(
-        "digit_sequences", batch_size=batch_size, start=start, seed=seed, augment=augment
-    )
+    check_batches("digit_sequences", batch_size=batch_size, start=start, seed=seed, augment=augment)
     _check_sequences(images, task, balance, num_sequences)
     gather = _image_gatherer(images, task)
 
@@ -155,9 +153,12 @@ def labeled_images(
     """
     check_images("labeled_images", images)
     check_batches(
-        "labeled_images", batch_size=batch_size, start=start, seed=seed, augment=augment
+        "labeled_images",
+        batch_size=batch_size,
+        start=start,
+        seed=0 if seed is None else seed,
+        augment=augment,
     )
-    seed = seed if seed is None else int(seed)
     if augment and seed is None:
         raise ValueError("labeled_images: `augment` needs a `seed`; received None.")
     count = len(images)
@@ -216,14 +217,15 @@ def _uniforms(seed, stream, step, shape, dtype=tf.float64):
 
 
 def _key(seed, stream, step):
-    return tf.random.fold_in(tf.constant([seed, stream], tf.int64), step)
+    return tf.random.fold_in(tf.constant([int(seed), stream], tf.int64), step)
 
 
 def _shuffled(place, count, seed):
     """Where each place of an endless row of permutations of `count` images points to."""
     epoch = place // count
     # The public tf.random.experimental.index_shuffle fails on a seed for each index (TF 2.21).
-    seeds = tf.stack([tf.fill(tf.shape(epoch), tf.constant(s, tf.int64)) for s in (seed, 3)], 1)
+    keys = tf.constant([int(seed), 3], tf.int64)
+    seeds = tf.stack([tf.fill(tf.shape(epoch), key) for key in tf.unstack(keys)], 1)
     seeds = tf.concat([seeds, epoch[:, None]], axis=1)  # (B, 3)
     last = tf.constant(count - 1, tf.int64)
     # With the default of 4 rounds the orders of two epochs of 55,000 correlate at 0.8; from 8
@@ -335,6 +337,7 @@ def _check_sequences(images, task, balance, num_sequences):
         )
     if not is_number(balance, 0, 1):
         raise ValueError(f"digit_sequences: `balance` must be 0 to 1; received {told(balance)}.")
+    task.draw(np.zeros((1, task.length + 2)), balance=balance)  # most tasks take no balance
     if not is_whole(1 if num_sequences is None else num_sequences, 1, 10**12):
         raise ValueError(
             f"digit_sequences: `num_sequences` must be 1 or more, or None; received "
@@ -349,23 +352,19 @@ def _check_sequences(images, task, balance, num_sequences):
 
 
 def check_batches(
-    function: str, *, batch_size: int, start: int, seed: int | None, augment: bool | float
+    function: str, *, batch_size: int, start: int, seed: int, augment: bool | float
 ) -> None:
     """Refuses in the name of a function what batches cannot be made with.
 
     Raises:
         ValueError: if an argument is out of range.
     """
-    for name, value, low, high in (
-        ("batch_size", batch_size, 1, 1_000_000),
-        ("start", start, 0, 10**12),
-        ("seed", 0 if seed is None else seed, -(2**63), 2**63 - 1),
-    ):
-        if not is_whole(value, low, high):
-            raise ValueError(
-                f"{function}: `{name}` must be a whole number, {low} or more, {high} at most; "
-                f"received {told(value)}."
-            )
+    check_whole(f"{function}: `batch_size`", batch_size, 1, 1_000_000)
+    check_whole(f"{function}: `start`", start, 0, 10**12)
+    if not is_whole(seed, -(2**63), 2**63 - 1):
+        raise ValueError(
+            f"{function}: `seed` must be a whole number of 64 bits; received {told(seed)}."
+        )
     if not is_number(augment, 0, 3):
         raise ValueError(
             f"{function}: `augment` must be False, True, or a strength, 0 to 3; received "

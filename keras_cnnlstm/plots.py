@@ -6,6 +6,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
+from keras_cnnlstm.arguments import as_array, as_numbers, check_names, is_number, told
+
+_MOST = 100  # frames side by side that a picture can show
+
 
 def plot_history(history: Sequence[Mapping[str, float]], metric: str = "accuracy") -> Figure:
     """Draws loss and a metric of training and validation over the epochs.
@@ -17,7 +21,11 @@ def plot_history(history: Sequence[Mapping[str, float]], metric: str = "accuracy
 
     Returns:
         A figure; a notebook shows it, `savefig` writes it.
+
+    Raises:
+        ValueError: if there is no epoch, or an epoch lacks what the first one has.
     """
+    _check_history(history, metric)
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     epochs = range(1, len(history) + 1)
     for axes, name in zip(figure.subplots(1, 2), ("loss", metric), strict=True):
@@ -40,8 +48,17 @@ def plot_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
 
     Returns:
         A figure.
+
+    Raises:
+        ValueError: if the arguments do not fit together.
     """
-    counts = np.asarray(confusion)
+    check_names("plot_confusion: `class_names`", class_names)
+    counts = as_numbers("plot_confusion: `confusion`", confusion, kinds="iu")
+    if not class_names or counts.shape != (len(class_names),) * 2 or counts.min() < 0:
+        raise ValueError(
+            f"plot_confusion: `confusion` must be counts of shape {(len(class_names),) * 2}, as "
+            f"there are `class_names`; received {told(counts)}."
+        )
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
     side = 2.2 + 0.62 * len(class_names)
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -66,7 +83,15 @@ def plot_by_length(values: Mapping[str, float], ylabel: str) -> Figure:
 
     Returns:
         A figure.
+
+    Raises:
+        ValueError: if they are no numbers.
     """
+    if not isinstance(values, Mapping) or not all(map(is_number, values.values())):
+        raise ValueError(
+            f"plot_by_length: `values` must be a number for each length; received {told(values)}."
+        )
+    _check_label("plot_by_length: `ylabel`", ylabel)
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
     bars = axes.bar(list(map(str, values)), list(values.values()))
@@ -92,7 +117,13 @@ def plot_sequence(
 
     Returns:
         A figure.
+
+    Raises:
+        ValueError: if the arguments do not fit together.
     """
+    frames = _checked_frames(frames)
+    if probabilities is not None:
+        probabilities = _checked_probabilities(probabilities, class_names)
     time = len(frames)
     bars = 0 if probabilities is None else 0.32 * len(class_names)
     figure = Figure(figsize=(max(4.5, 1.4 * time), 1.9 + bars), layout="constrained")
@@ -122,3 +153,47 @@ def plot_sequence(
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Writes a figure as PNG (or what the path's ending says)."""
     figure.savefig(path, dpi=110)
+
+
+def _check_history(history, metric):
+    _check_label("plot_history: `metric`", metric)
+    rows = history if isinstance(history, list | tuple) else ()
+    if not rows or not all(isinstance(row, Mapping) for row in rows):
+        raise ValueError(
+            "plot_history: `history` must be a dict for each epoch, one at least; received "
+            f"{told(history)}."
+        )
+    drawn = [key for name in ("loss", metric) for key in (name, f"val_{name}") if key in rows[0]]
+    for row in rows:
+        if not all(isinstance(row.get(key), float | int) for key in drawn):
+            raise ValueError(
+                f"plot_history: `history` must have a number for {', '.join(drawn)} in each epoch; "
+                f"received {told(row)}."
+            )
+
+
+def _check_label(what, value):
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError(f"{what} must be a line of text; received {told(value)}.")
+
+
+def _checked_frames(frames) -> np.ndarray:
+    frames = as_array("plot_sequence: `frames`", frames)
+    fits = frames.ndim == 4 and frames.size and frames.shape[-1] in (1, 3) and len(frames) <= _MOST
+    if not fits or frames.dtype != np.uint8:
+        raise ValueError(
+            f"plot_sequence: `frames` must be uint8 of shape (T, H, W, C), T 1 to {_MOST}, C 1 or "
+            f"3; received {frames.dtype} of {frames.shape}."
+        )
+    return frames
+
+
+def _checked_probabilities(probabilities, class_names) -> np.ndarray:
+    check_names("plot_sequence: `class_names`", class_names)
+    probabilities = as_numbers("plot_sequence: `probabilities`", probabilities)
+    if not class_names or probabilities.shape != (len(class_names),):
+        raise ValueError(
+            f"plot_sequence: `probabilities` must have shape ({len(class_names)},), as there are "
+            f"`class_names`; received {probabilities.shape}."
+        )
+    return probabilities

@@ -25,8 +25,10 @@ from typing import Any
 import keras
 
 import keras_cnnlstm.layers  # noqa: F401 - registers the classes that saved models are made of
+from keras_cnnlstm.arguments import as_path, told
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.files import read_text, replacing, write_text
+from keras_cnnlstm.model_files import read_model
 from keras_cnnlstm.tasks import Digits, Trend
 
 
@@ -51,12 +53,21 @@ class Run:
         """Names of the classes, in the order of the model's outputs; none for numbers."""
         task, answers = self.config.task, self.model.output_shape[-1]
         if task == "clip":
-            return read_classes(self.path)
+            return self._clip_classes(answers)
         if task == "trend":
             return Trend((answers + 1) // 2).class_names
         if task == "running_sum":
             return ()
         return Digits(num_digits=answers - 1 if task == "text" else answers).class_names
+
+    def _clip_classes(self, answers):
+        names = read_classes(self.path)
+        if len(names) != answers:
+            raise ValueError(
+                f"{self.path / 'classes.json'}: expected {answers} names, as the model has "
+                f"answers; received {len(names)}."
+            )
+        return names
 
 
 def load_run(path: str | Path) -> Run:
@@ -72,16 +83,12 @@ def load_run(path: str | Path) -> Run:
         FileNotFoundError: if there is no such directory, or a file of it is missing.
         ValueError: if a file of it cannot be read.
     """
-    path = Path(path)
+    path = as_path("load_run: `path`", path)
     config = load_config(path)
     _check_there(path, "model.keras")
-    metrics = path / "metrics.json"
-    return Run(
-        path,
-        config,
-        load_model(path / "model.keras"),
-        _load_json(metrics) if metrics.exists() else {},
-    )
+    model = load_model(path / "model.keras")
+    _check_model(path / "model.keras", model)
+    return Run(path, config, model, _load_metrics(path / "metrics.json"))
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -91,8 +98,30 @@ def load_config(path: Path) -> TrainConfig:
         FileNotFoundError: if there is no such directory, or it has no `config.json`.
         ValueError: if that cannot be read.
     """
+    path = as_path("load_config: `path`", path)
     _check_there(path, "config.json")
     return TrainConfig.from_json(read_text(path / "config.json"))
+
+
+def _check_model(file, model):
+    """Refuses a model that is none of sequences or images, as no run has."""
+    inputs = {x.name: len(x.shape) for x in model.inputs or ()}
+    frames = inputs.pop("frames", 0)
+    outputs = model.outputs or ()
+    known = [len(x.shape) in (2, 3) and isinstance(x.shape[-1], int) for x in outputs]
+    if frames not in (4, 5) or inputs.keys() - {"lengths"} or known != [True]:
+        raise ValueError(
+            f"{file}: expected a model from `frames`, and perhaps `lengths`, to one answer, as "
+            f"keras-cnnlstm train writes it; found one from {[x.name for x in model.inputs or ()]} "
+            f"to {[x.name for x in outputs]}."
+        )
+
+
+def _load_metrics(file) -> dict[str, Any]:
+    metrics = _load_json(file) if file.is_file() else {}
+    if not isinstance(metrics, dict):
+        raise ValueError(f"{file}: expected a JSON object; received {type(metrics).__name__}.")
+    return metrics
 
 
 def _check_there(path, name):
@@ -116,6 +145,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no JSON list of different names.
     """
+    _check_there(path, "classes.json")
     names = _load_json(path / "classes.json")
     if not (
         isinstance(names, list)
@@ -123,7 +153,8 @@ def read_classes(path: Path) -> tuple[str, ...]:
         and len(set(names)) == len(names) > 1
     ):
         raise ValueError(
-            f"{path / 'classes.json'}: expected a JSON list of different names; received {names!r}."
+            f"{path / 'classes.json'}: expected a JSON list of different names; received "
+            f"{told(names)}."
         )
     return tuple(names)
 
@@ -156,20 +187,15 @@ def load_model(path: Path) -> keras.Model:
     """Reads a `.keras` file that may come from anywhere, hence `safe_mode=True`.
 
     Raises:
-        ValueError: if it cannot be read.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, or is not safe to open.
     """
-    try:
-        return keras.models.load_model(path, safe_mode=True, compile=False)
-    except Exception as error:  # a damaged file can fail anywhere in the reading of it
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise ValueError(
-            f"{path}: expected a model in Keras' format; {type(error).__name__}: {reason} Is the "
-            "file whole, and written by this package?"
-        ) from error
+    return read_model(as_path("load_model: `path`", path))
 
 
 def _load_json(path: Path) -> Any:
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON; {error}.") from error

@@ -10,10 +10,12 @@ from typing import Literal
 import keras
 from keras import layers, ops
 
+from keras_cnnlstm.arguments import told
 from keras_cnnlstm.blocks import (
     answer,
     check_classes,
     check_dropout,
+    check_weights,
     checked_units,
     dense_stack,
     frames_input,
@@ -85,15 +87,17 @@ def scan_lstm(
     133010
     """
     check_classes("scan_lstm", num_classes)
-    lstm_units = checked_units("scan_lstm", lstm_units)
+    lstm_units = checked_units("scan_lstm", lstm_units, "lstm_units")
     check_dropout("scan_lstm", dropout)
-    if read not in ("last", "all") or (read == "all" and per_step):
+    if str(read) not in ("last", "all") or (read == "all" and per_step):
         raise ValueError(
             "scan_lstm: `read` must be 'last' or 'all', and 'last' with per_step; received "
-            f"{read!r} with per_step={per_step}."
+            f"{told(read)} with per_step={told(per_step)}."
         )
     frames = frames_input("scan_lstm", input_shape, "HWC", batch_size)
-    x = ImageToSequence(by, size, name="steps")(rescaled(frames, -1, 1))  # (B, T, features)
+    steps = ImageToSequence(by, size, name="steps")
+    steps.compute_output_shape(frames.shape)  # refuses by itself; Keras would add many lines
+    x = steps(rescaled(frames, -1, 1))  # (B, T, features)
     before: dict[str, keras.KerasTensor] = {}
     if initial_state:
         before = state_inputs(lstm_units, bidirectional=bidirectional, batch_size=batch_size)
@@ -157,12 +161,15 @@ def renet(
     check_dropout("renet", dropout)
     frames = frames_input("renet", input_shape, "HWC")
     x = rescaled(frames, -1, 1)  # (B, H, W, C)
-    for i, units in enumerate(checked_units("renet", lstm_units), start=1):
+    dense_units = checked_units("renet", dense_units, "dense_units")
+    for i, units in enumerate(checked_units("renet", lstm_units, "lstm_units"), start=1):
         patches = ImageToSequence("patches", size, name=f"patches{i}")
+        patches.compute_output_shape(x.shape)  # refuses by itself; Keras would add many lines
         height, width = x.shape[1] // size, x.shape[2] // size
         x = patches(x)
         x = layers.Reshape((height, width, x.shape[-1]), name=f"grid{i}")(x)
         x = layers.Permute((2, 1, 3), name=f"columns{i}")(x)  # (B, W', H', features)
+        check_weights("renet", "lstm_units", max(x.shape[-1], 2 * units) + units, 4 * units)
         x = _sweep(units, f"vertical{i}")(x)
         x = layers.Permute((2, 1, 3), name=f"rows{i}")(x)  # (B, H', W', 2*units)
         x = _sweep(units, f"horizontal{i}")(x)
@@ -214,7 +221,8 @@ def crnn(
     check_classes("crnn", num_classes)
     check_dropout("crnn", dropout)
     frames = frames_input("crnn", input_shape, "HWC")
-    filters = checked_units("crnn", filters)
+    filters = checked_units("crnn", filters, "filters")
+    lstm_units = checked_units("crnn", lstm_units, "lstm_units")
     height, width = 2 ** len(filters), 2 ** min(2, len(filters))
     if input_shape[0] < height or input_shape[1] < width:
         raise ValueError(
@@ -226,8 +234,9 @@ def crnn(
         x = layer(x)  # (B, H', W/4, channels)
     x = ImageToSequence("columns", name="steps")(x)  # (B, W', H'*channels)
     x = lstm_stack(x, lstm_units, bidirectional=True, dropout=dropout, return_sequences=True)
+    check_weights("crnn", "num_classes", x.shape[-1], num_classes)
     return keras.Model(
-        frames, layers.Dense(num_classes + 1, dtype="float32", name="logits")(x), name=name
+        frames, layers.Dense(int(num_classes) + 1, dtype="float32", name="logits")(x), name=name
     )
 
 

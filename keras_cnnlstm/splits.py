@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keras_cnnlstm.arguments import as_path, told
-from keras_cnnlstm.clips import Clip, find_clips
+from keras_cnnlstm.clips import Clip, checked_clips, find_clips
 from keras_cnnlstm.files import replacing
 from keras_cnnlstm.stratification import stratify
 
@@ -217,11 +217,13 @@ def _short_name(clip):
 
 def _read_rows(path, columns) -> dict[str, tuple[str, ...]]:
     """The other columns of a CSV file, by the first one."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: expected a CSV file; found nothing.")
+    if not path.is_file() and not path.is_dir():  # to open a pipe would wait for ever
+        raise ValueError(f"{path}: expected a CSV file; found something else.")
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             lines = list(csv.DictReader(file, strict=True))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: expected a CSV file; found nothing.") from error
     except (OSError, csv.Error) as error:
         raise ValueError(f"{path}: expected a CSV file; {error}.") from error
     rows: dict[str, tuple[str, ...]] = {}
@@ -230,10 +232,10 @@ def _read_rows(path, columns) -> dict[str, tuple[str, ...]]:
         if not first or not all(others):
             raise ValueError(
                 f"{path}: expected columns {','.join(columns)}, all of them filled in; row "
-                f"{number} is {','.join(map(str, line.values()))!r}."
+                f"{number} is {told(','.join(map(str, line.values())))}."
             )
         if first in rows:
-            raise ValueError(f"{path}: expected one line for each clip; {first!r} has two.")
+            raise ValueError(f"{path}: expected one line for each clip; {told(first)} has two.")
         rows[first] = tuple(others)
     if not rows:
         raise ValueError(f"{path}: expected columns {','.join(columns)}; there are no lines.")
@@ -255,16 +257,17 @@ def _check_rows(path, rows):
     for name, (group, part) in rows.items():
         if part not in PARTS:
             raise ValueError(
-                f"{path}: expected {', '.join(PARTS)} in column split; {name!r} has {part!r}."
+                f"{path}: expected {', '.join(PARTS)} in column split; {told(name)} has "
+                f"{told(part)}."
             )
         if sides.setdefault(group, part) != part:
             raise ValueError(
-                f"{path}: expected each group in one part; {group!r} is in {sides[group]} and in "
-                f"{part}. Move all its clips to one."
+                f"{path}: expected each group in one part; {told(group)} is in {sides[group]} and "
+                f"in {part}. Move all its clips to one."
             )
 
 
 def _some(names: Sequence[str]) -> str:
     """The first few names with how many there are."""
-    shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+    shown = ", ".join(map(told, names[:5])) + (", ..." if len(names) > 5 else "")
     return f"{shown} ({len(names)})"

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_cnnlstm.arguments import as_path, told
+
 StateDict = dict[str, np.ndarray]
 """Names -> arrays, as PyTorch's `model.state_dict()`."""
 
@@ -58,7 +60,7 @@ def read_state_dict(path: str | Path) -> StateDict:
     except safetensors.SafetensorError as error:
         raise ValueError(
             f"path: expected a whole .safetensors file; received {path}, which cannot be read "
-            f"({error}). Copy it or write it again."
+            f"({told(str(error))[1:-1]}). Copy it or write it again."
         ) from error
     return {name: _decoded(name, **entries[name]) for name in sorted(entries, key=natural)}
 
@@ -134,9 +136,10 @@ def is_counter(name: str) -> bool:
     return name.rpartition(".")[2] == "num_batches_tracked"
 
 
-def natural(name: str) -> list[Any]:
+def natural(name: str) -> list[str]:
     """A key that sorts 2 before 10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    # As text, since a file could name more digits than Python makes a number of.
+    return [part.zfill(20) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 _DTYPES = {
@@ -166,7 +169,7 @@ def _required(module):
 
 
 def _checked_ending(path: str | Path) -> Path:
-    path = Path(path)
+    path = as_path("path:", path)
     if path.suffix != ".safetensors":
         raise ValueError(
             f"path: expected a .safetensors file; received {path}. PyTorch's own files (.pt, .pth, "
@@ -179,8 +182,8 @@ def _checked_ending(path: str | Path) -> Path:
 def _decoded(name, dtype, shape, data):
     if dtype not in _DTYPES:
         raise ValueError(
-            f"path: expected numbers of 16 bits or more; received {name} of type {dtype}. Write "
-            "it as float32."
+            f"path: expected numbers of 16 bits or more; received {told(name)[1:-1]} of type "
+            f"{dtype}. Write it as float32."
         )
     x = np.frombuffer(data, _DTYPES[dtype]).reshape(shape)
     if dtype == "BF16":  # the upper half of a float32

@@ -7,7 +7,6 @@ Kondratyuk et al., "MoViNets: Mobile Video Networks for Efficient Video Recognit
 section 3.2; so one model serves any number of streams, and each can be stored, restarted or moved.
 """
 
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,7 +14,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_cnnlstm.arguments import as_array, check_names, is_whole, told
 from keras_cnnlstm.layers import LengthMask
+
+_MOST = 1_000_000  # streams side by side
 
 State = dict[str, np.ndarray]  # lstm1_h, lstm1_c, lstm2_h, ...: (B, units) float32
 
@@ -113,16 +115,12 @@ class Stream:
         Raises:
             ValueError: if `batch` is no positive integer.
         """
-        try:
-            size = operator.index(batch)
-        except TypeError:
-            size = 0
-        if size < 1:
+        if not is_whole(batch, 1, _MOST):
             raise ValueError(
                 "Stream.initial_state: `batch` must be the number of streams, 1 or more; received "
-                f"{batch!r}."
+                f"{told(batch)}."
             )
-        return {n: np.zeros((size, *shape), "float32") for n, shape in self.state_shapes.items()}
+        return {n: np.zeros((batch, *shape), "float32") for n, shape in self.state_shapes.items()}
 
     def step(
         self, frame: np.ndarray, state: Mapping[str, np.ndarray]
@@ -160,7 +158,7 @@ class Stream:
         Raises:
             ValueError: if `state` is not one of this stream's, or `where` does not fit it.
         """
-        where = np.asarray(where)
+        where = as_array("Stream.reset: `where`", where)
         if where.ndim != 1 or where.dtype != bool:
             raise ValueError(
                 "Stream.reset: `where` must be boolean of shape (B,), one for each stream; "
@@ -171,7 +169,7 @@ class Stream:
         return {n: np.where(where[:, None], np.float32(0), value) for n, value in state.items()}
 
     def _checked_frame(self, caller, frame, leading=()):
-        frame = np.asarray(frame)
+        frame = as_array(f"{caller}: `frame`", frame)
         expected = (*leading, *self.frame_shape)
         fits = frame.ndim == len(expected) and all(
             size in ("B", None, received)
@@ -194,7 +192,7 @@ class Stream:
                 f"{caller}: `state` must be a dict with the entries {list(self.state_shapes)}; "
                 f"received {received}. Begin with initial_state({batch})."
             )
-        arrays = {name: np.asarray(state[name]) for name in self.state_shapes}
+        arrays = {n: as_array(f"{caller}: `state[{n!r}]`", state[n]) for n in self.state_shapes}
         for name, x in arrays.items():
             expected = (batch, *self.state_shapes[name])
             if x.shape != expected or x.dtype != np.float32:
@@ -251,6 +249,7 @@ class FrameStream:
         outputs = self.stream.model.output
         (self._output,) = outputs.keys() - self.stream.state_shapes.keys()
         num_classes = 0 if self._output == "values" else outputs[self._output].shape[-1]
+        check_names("FrameStream: `class_names`", class_names)
         self.class_names = tuple(class_names) or tuple(map(str, range(num_classes)))
         if len(self.class_names) != num_classes:
             raise ValueError(
@@ -372,5 +371,5 @@ def _cell_step(lstm, x, states):
 def _refusal(layer, reason, remedy):
     return ValueError(
         "step_model: `model` must read its frames in order and each only once; "
-        f"{type(layer).__name__} {layer.name!r} {reason}. {remedy}"
+        f"{type(layer).__name__} {getattr(layer, 'name', '')!r} {reason}. {remedy}"
     )

@@ -159,6 +159,7 @@ def write_video(path: str | Path, frames: np.ndarray, *, rate: float = 10) -> No
         rate: frames a second.
 
     Raises:
+        FileNotFoundError: if there is no such folder to write into.
         ValueError: if an argument is out of range, or if PyAV is missing.
     """
     path = as_path("write_video: `path`", path)
@@ -339,6 +340,10 @@ def _check_writable(path, frames, rate):
         raise ValueError(
             f"write_video: `path` must end in one of {', '.join(_ENCODERS)}; received {path}."
         )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"write_video: `path` must lie in a folder that is there; received {path}."
+        )
     if frames.ndim != 4 or frames.dtype != np.uint8 or 0 in frames.shape[:3]:
         raise ValueError(
             f"write_video: `frames` must be (T, H, W, C) uint8, T 1 or more; received shape "
@@ -347,7 +352,7 @@ def _check_writable(path, frames, rate):
     check_channels("write_video", frames.shape[-1])
     if not is_number(rate, 1e-3, 1000):
         raise ValueError(
-            f"write_video: `rate` must be larger than 0, 1000 at most; received {told(rate)}."
+            f"write_video: `rate` must be larger than 0; received {told(rate)}. 1000 is the most."
         )
 
 

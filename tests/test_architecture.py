@@ -7,19 +7,20 @@ import keras_cnnlstm
 
 PACKAGE = Path(keras_cnnlstm.__file__).parent
 RANKS = {
-    "tasks": 0, "digits": 0, "layers": 0, "config": 0, "files": 0, "artefacts": 0, "answers": 0,
-    "plots": 0, "state_dicts": 0, "layer_weights": 0, "frames": 0, "stratification": 0,
-    "averaging": 0, "read_ahead": 0, "containers": 0, "workers": 0,
-    "videos": 1, "pipeline": 1, "encoders": 1, "blocks": 1, "torch_weights": 1, "pretrained": 1,
-    "checkpoints": 1, "replicas": 1,
-    "runtime": 2, "clips": 2, "scanners": 2, "moving_digits": 2,
-    "splits": 3, "leakage": 3, "clip_report": 3, "clip_cache": 3, "models": 3, "endpoints": 3,
-    "runs": 4, "parity": 4, "evaluation": 4, "streaming": 4, "objectives": 4, "memory": 4,
-    "clip_batches": 4, "clip_checks": 4, "features": 4,
-    "run_writer": 5, "sources": 5, "predictors": 5, "converters": 5,
-    "training": 6,
-    "export": 7, "benchmark": 7,
-    "cli": 8,
+    "arguments": 0,
+    "tasks": 1, "digits": 1, "layers": 1, "config": 1, "files": 1, "artefacts": 1, "answers": 1,
+    "plots": 1, "state_dicts": 1, "layer_weights": 1, "frames": 1, "stratification": 1,
+    "averaging": 1, "read_ahead": 1, "containers": 1, "workers": 1,
+    "videos": 2, "pipeline": 2, "encoders": 2, "blocks": 2, "torch_weights": 2, "pretrained": 2,
+    "checkpoints": 2, "model_files": 1, "replicas": 2,
+    "runtime": 3, "clips": 3, "scanners": 3, "moving_digits": 3,
+    "splits": 4, "leakage": 4, "clip_report": 4, "clip_cache": 4, "models": 4, "endpoints": 4,
+    "runs": 5, "parity": 5, "evaluation": 5, "streaming": 5, "objectives": 5, "memory": 5,
+    "clip_batches": 5, "clip_checks": 5, "features": 5,
+    "run_writer": 6, "sources": 6, "predictors": 6, "converters": 6,
+    "training": 7,
+    "export": 8, "benchmark": 8,
+    "cli": 9,
 }  # fmt: skip
 WITH_TENSORFLOW = {
     "pipeline", "clip_batches", "sources", "workers", "replicas", "runtime", "evaluation",

@@ -39,9 +39,9 @@ from keras_cnnlstm.features import FeatureCache, split_model
 ANYTHING = st.sampled_from(
     [
         None, True, 0, -1, 1, 2, 3, 7, 33, 10**5, 10**9, 2**31, 2**63, 10**18, -(2**64), 10**30,
-        0.0, 0.5, 1.0, -0.5, 1e300, math.nan, math.inf, -math.inf, 1j, "", "a", "3", "\n\0", "é" * 300,
-        b"x", [], [1], [1, 2, 3], [[1], [2, 3]], (), (4,), (0, 0), (-1, 5), (8, 8, 1), {}, {"a": 1}, set(),
-        object(), int, np.int64(3), np.uint8(255), np.float32(2), np.float64("nan"), np.array(3),
+        0.0, 0.5, 1.0, -0.5, 1e300, math.nan, math.inf, -math.inf, 1j, "", "a", "3", "\n\0",
+        "é" * 300, b"x", [], [1], [1, 2, 3], [[1], [2, 3]], (), (4,), (0, 0), (-1, 5), (8, 8, 1), {}, {"a": 1},
+        set(), object(), int, np.int64(3), np.uint8(255), np.float32(2), np.float64("nan"), np.array(3),
         np.zeros(0), np.zeros((2, 2)), np.array(["x"]), np.array([None]), range(3),
     ]
 )  # fmt: skip
@@ -150,7 +150,9 @@ STATES = {
 IMAGE = {**MODEL, "input_shape": of((8, 8, 1), (8, 16, 3), [8, 8, 1])}
 STATE = Either(
     *[
-        st.fixed_dictionaries({name: getattr(like((2, 2), "float32"), how) for name in ("lstm1_h", "lstm1_c")})
+        st.fixed_dictionaries(
+            {name: getattr(like((2, 2), "float32"), how) for name in ("lstm1_h", "lstm1_c")}
+        )
         for how in Either._fields
     ]
 )
@@ -178,7 +180,7 @@ CASES = {
             (tasks.Label, {}),
             *[(t, {"min_length": of(None, 1, 2)}) for t in (tasks.Digits, tasks.RunningSum, tasks.Text)],
         ]
-    },  # fmt: skip
+    },
     "tasks.Classes": call(
         tasks.Classes, class_names=NAMES, length=of(1, 16), min_length=of(1)
     ),
@@ -193,11 +195,11 @@ CASES = {
     "tasks.Trend.sample": of_task(
         tasks.Trend, "sample", num_sequences=of(0, 2, 3), rng=RNG,
         labels=like((3,), "int64", "zeros"),
-    ),  # fmt: skip
+    ),
     "tasks.Trend.digits_for": of_task(
         tasks.Trend, "digits_for", labels=like((2,), "int64"),
         uniforms=like((2, 4), "float64", "zeros"),
-    ),  # fmt: skip
+    ),
     "digits.LabeledImages": call(
         digits.LabeledImages, images=like((3, 8, 8, 1), "uint8"), labels=like((3,), "int64")
     ),
@@ -312,7 +314,7 @@ CASES = {
     ),
     "videos.probe_video": call(videos.probe_video, path=of("no.mp4", "no.gif", "\0.mp4")),
     "videos.write_video": call(
-        videos.write_video, path=of("no/such/a.avi", "a.xyz", "a", ""),
+        videos.write_video, path=of("no/such/a.avi", "a.xyz", "a"),
         frames=like((2, 8, 8, 1), "uint8"), rate=of(10, 0.5),
     ),
     "clips.find_clips": call(clips.find_clips, root=of("no", "\0")),
@@ -371,6 +373,7 @@ def paths_in(arguments):
 
 
 def tried(cases, name, data, ends_well):
+    toy()  # Keras draws random seeds for it, which a strategy must not
     function, strategy = cases[name]
     arguments = data.draw(strategy)
     with warnings.catch_warnings():

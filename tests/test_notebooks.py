@@ -7,7 +7,10 @@ import nbformat
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-SHORTER = {r"EPOCHS, STEPS = \d+, \d+": "EPOCHS, STEPS = 1, 5"}
+SHORTER = {
+    r"EPOCHS, STEPS = \d+, \d+": "EPOCHS, STEPS = 1, 5",
+    r"IMAGES = \d+": "IMAGES = 8",
+}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
