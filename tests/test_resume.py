@@ -247,7 +247,7 @@ def test_runs_killed_at_random_moments_end_as_if_they_had_not(whole, tmp_path, c
             with start(*words) as process:
                 until(process, "run  ")
                 try:
-                    moment = rng.uniform(0, 1.2 * seconds) if killed < KILLS else None
+                    moment = rng.uniform(0, 0.8 * seconds) if killed < KILLS else None
                     _, complaint = process.communicate(timeout=moment)
                     assert process.returncode == 0, complaint
                     ended = True

@@ -1,0 +1,177 @@
+"""The command line with hostile arguments: one line on stderr, exit code 2, nothing written.
+
+Runs in this process. What would really train, score or export is not drawn.
+"""
+
+import contextlib
+import io
+import json
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from keras_cnnlstm import cli, runs
+from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.models import cnn_lstm
+
+WORDS = st.sampled_from(
+    ["", "-", "--", "0", "-1", "nan", "1e999", "no/such", "\n", "é", "\udcff", "x" * 300, "a\0b",
+     "../..", "/", "/dev/null", "$HOME", "%s", "{}", "None", "--help2", "-x", "9" * 30]
+)  # fmt: skip
+RUNS = st.sampled_from(["run", "cut", "evil", "empty", "file", "pipe", "clips", "served"]) | WORDS
+FRAMES = st.sampled_from(["0.png", "1.png", "bad.png", "clips/a/1", "clips/a/2.gif", "pipe", "empty"])
+FLAGS = st.sampled_from(["--json", "--invert", "--no-json", "--every=0", "--every=x", "--jsn"])
+
+
+def words(*parts):
+    """The words of a command: strategies for one each, or for lists of them."""
+    return st.tuples(*parts).map(
+        lambda drawn: [w for part in drawn for w in (part if isinstance(part, list) else [part])]
+    )
+
+
+def some(strategy, least=0, most=3):
+    return st.lists(strategy, min_size=least, max_size=most)
+
+
+NO_TRAINING = st.sampled_from(  # each is refused by itself
+    ["--epochs=0", "--epochs=x", "--batch-size=-1", "--task=none", "--learning-rate=nan",
+     "--learning-rate=inf", "--dropout=1", "--dropout=-0.1", "--lstm-units=0", "--length=99",
+     "--length=1e3", "--model=gpt", "--encoder=", "--seed=-1", "--seed=9999999999999999999",
+     "--image-size=3", "--channels=2", "--balance=2", "--data=", "--stride=5", "--sampling=all",
+     "--resume=no/such", "--resume=file", "--resume=empty", "--no-such", "--epochs", "--ema=1",
+     "--dataset", "--min-length=9", "--fine-tune=0", "--weight-decay=-1", "--patience=0"]
+)  # fmt: skip
+COMMANDS = {
+    "nothing": words(some(WORDS, 1)),
+    "predict": words(st.just("predict"), RUNS, some(FRAMES | WORDS, 0, 5), some(FLAGS, 0, 1)),
+    "evaluate": words(
+        st.just("evaluate"), st.sampled_from(["cut", "evil", "empty", "file", "pipe"]) | WORDS,
+        some(st.sampled_from(["--num-sequences=0", "--num-sequences=x", "--dataset=", "--data=x"]), 0, 2),
+    ),
+    "evaluate a run": words(
+        st.just("evaluate"), st.just("run"),
+        some(
+            st.sampled_from(
+                ["--num-sequences=0", "--num-sequences=-5", "--num-sequences=x", "--num-sequences=1e9",
+                 "--data=x", "--data=clips", "--dataset=no_such", "--dataset=../x", "--dataset=é"]
+            ), 1, 2,
+        ),
+    ),
+    "stream": words(
+        st.just("stream"), RUNS,
+        st.sampled_from(["empty", "pipe", "bad.png", "0.png", "clips", "clips/a", "broken"]) | WORDS,
+        some(FLAGS, 0, 2),
+    ),
+    "export": words(
+        st.just("export"), RUNS.filter(lambda run: run != "run"), st.sampled_from(["out", "file", "empty"]) | WORDS,
+        some(st.sampled_from(["--format=onnx", "--format=pt", "--version=-1", "--version=x"]), 0, 2),
+    ),
+    "export a run": words(
+        st.just("export"), st.just("run"), st.sampled_from(["out", "file"]) | WORDS,
+        st.sampled_from(["--format=pt", "--version=-1", "--version=x", "--format=onnx --version=3"]),
+    ),
+    "import-torch": words(
+        st.just("import-torch"),
+        st.sampled_from(["file", "bad.safetensors", "bad.pt", "empty", "pipe", "cut/model.keras"]) | WORDS,
+        st.sampled_from(["out", "run", "file/x"]) | WORDS, some(NO_TRAINING, 0, 1),
+    ),
+    "train": words(st.just("train"), some(NO_TRAINING, 1, 3), some(WORDS, 0, 1)),
+    "validate": words(
+        st.just("validate"), st.sampled_from(["clips", "empty", "file", "run", "broken"]) | WORDS,
+        some(FLAGS, 0, 1),
+    ),
+    "benchmark": words(
+        st.just("benchmark"),
+        st.sampled_from(["--batch-size=0", "--length=0", "--repeats=0", "--repeats=x", "--length=-4"]),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run, damaged ones, an export that lies about itself, clips, frames and files of no use."""
+    root = tmp_path_factory.mktemp("commands")
+    config = TrainConfig(run_dir=str(root / "run"), lstm_units=(2,), encoder="small_cnn")
+    for name in ("run", "cut", "evil", "served", "empty", "broken/a/1"):
+        (root / name).mkdir(parents=True)
+    model = cnn_lstm((4, 28, 28, 1), 7, encoder="small_cnn", lstm_units=(2,))
+    runs.save_model(model, root / "run" / "model.keras")
+    for name in ("run", "cut", "evil"):
+        (root / name / "config.json").write_text(config.to_json())
+    whole = (root / "run" / "model.keras").read_bytes()
+    (root / "cut" / "model.keras").write_bytes(whole[: len(whole) // 2])
+    (root / "evil" / "model.keras").write_bytes(b"\x80\x04.")
+    (root / "served" / "model.onnx").write_bytes(b"no model")
+    (root / "served" / "metadata.json").write_text(json.dumps({"inputs": {}, "outputs": []}))
+    for name in ("file", "bad.png", "bad.safetensors", "bad.pt", "broken/a/1/0.png", "broken/a/x.mp4"):
+        (root / name).write_bytes(b"nothing of use\n")
+    os.mkfifo(root / "pipe")
+    frames = np.random.default_rng(0).integers(0, 256, (2, 28, 28), np.uint8)
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(root / f"{i}.png")
+        for name in "ab":
+            (root / "clips" / name / "1").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(frame).save(root / "clips" / name / "1" / f"{i}.png")
+    first, second = map(Image.fromarray, frames)
+    first.save(root / "clips" / "a" / "2.gif", save_all=True, append_images=[second])
+    return root
+
+
+def tree(folder):
+    return {
+        path: (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*"))
+    }
+
+
+def run(arguments):
+    """The exit code of a command, what it printed, and what it complained of."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = cli.main(arguments)
+        except SystemExit as stop:  # --help
+            code = stop.code
+    return code, out.getvalue(), err.getvalue()
+
+
+def commanded(name, data, folder, ends_well):
+    arguments = data.draw(COMMANDS[name])
+    before = tree(folder)
+    with contextlib.chdir(folder):
+        code, out, err = ends_well(lambda: run(arguments), errors=())
+    assert tree(folder) == before
+    if code == 2:
+        assert out == ""
+        assert err.startswith("keras-cnnlstm: ")
+        assert len(err.splitlines()) == 1
+        assert len(err) < 4000
+    else:
+        assert (code, err) in ((0, ""), (1, ""))
+        assert code == 0 or "validate" in arguments
+
+
+def examples(number):
+    return settings(
+        max_examples=number, derandomize=True, deadline=None, database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@given(data=st.data())
+@examples(4)
+def test_a_command(name, data, folder, ends_well):
+    commanded(name, data, folder, ends_well)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", COMMANDS)
+@given(data=st.data())
+@examples(20)
+def test_many_commands(name, data, folder, ends_well):
+    commanded(name, data, folder, ends_well)

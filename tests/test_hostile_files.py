@@ -1,0 +1,601 @@
+"""Files from outside, cut off, changed, packed anew or of another kind: read, or refused in a line.
+
+Damage is drawn as a recipe and applied to a whole file. Reading changes nothing where it lies.
+"""
+
+import contextlib
+import io
+import json
+import math
+import os
+import tempfile
+import warnings
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from keras_cnnlstm import clip_cache, frames, runs, videos
+from keras_cnnlstm.artefacts import load_artefact
+from keras_cnnlstm.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
+from keras_cnnlstm.clip_checks import check_clips
+from keras_cnnlstm.clips import Clip, find_clips, probe, read_clip
+from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.features import FeatureCache, split_model
+from keras_cnnlstm.models import cnn_lstm
+from keras_cnnlstm.predictors import open_predictor
+from keras_cnnlstm.splits import read_split, split_clips, write_split
+from keras_cnnlstm.state_dicts import read_state_dict
+
+pytest.importorskip("av")
+pytest.importorskip("safetensors")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+def cut(share, content):
+    return content[: int(share * len(content))]
+
+
+def flipped(bits, content):
+    content = bytearray(content)
+    for share, bit in bits:
+        content[int(share * len(content))] ^= 1 << bit
+    return bytes(content)
+
+
+def overwritten(place, new, content):
+    start = int(place * len(content)) if isinstance(place, float) else place
+    return content[:start] + new + content[start + len(new) :]
+
+
+def inserted(place, new, content):
+    start = int(place * len(content)) if isinstance(place, float) else place
+    return content[:start] + new + content[start:]
+
+
+def replaced(other, content):
+    return other
+
+
+def zipped(**members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+OTHERS = [
+    b"", b"\0", b"\xff" * 100, b"text\n", b"{}", b"[" * 100_000, b"\x89HDF\r\n\x1a\n", b"\x80\x04N.",
+    b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"RIFF\xff\xff\xff\xffAVI ", b"PK\3\4",
+    b"\x93NUMPY\x01\0", b"P6 99999 99999 255 ", zipped(), zipped(**{"../../evil": b"x"}),
+    b"#EXTM3U\nfile:///etc/passwd\n", b"\x1aE\xdf\xa3", b"\0\0\0\x18ftypmp42", b"clip,group,split\n",
+]  # fmt: skip
+PLACES = st.floats(0, 1, exclude_max=True) | st.integers(0, 64)
+NEW = st.binary(min_size=1, max_size=16) | st.sampled_from(
+    [b"\xff" * 8, b"\0" * 8, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b'"', b"\n", b",", b"-1", b"9" * 30]
+)
+DAMAGE = st.one_of(
+    st.builds(partial, st.just(cut), st.floats(0, 1)),
+    st.builds(
+        partial, st.just(flipped),
+        st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), min_size=1, max_size=6),
+    ),
+    st.builds(partial, st.just(overwritten), PLACES, NEW),
+    st.builds(partial, st.just(inserted), PLACES, NEW),
+    st.builds(partial, st.just(replaced), st.sampled_from(OTHERS)),
+)  # fmt: skip
+
+ODD = st.sampled_from(
+    [None, True, False, 0, -1, 1, 2, 3, 10**9, 2**63, -(10**40), 0.5, 1e300, math.nan, math.inf,
+     "", "a", "digits", "clip", "../../x", "\0", "\ud800", "x" * 1000]
+)  # fmt: skip
+JSON = ODD | st.lists(ODD | st.lists(ODD, max_size=2), max_size=4)
+JSON |= st.dictionaries(st.sampled_from(["a", "shape", "name"]), JSON, max_size=3)
+
+
+def places(value, path=()):
+    """The path to each part of a JSON value."""
+    yield path
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(part, (*path, key))
+
+
+def changed(changes, content):
+    """JSON of which some parts are replaced by others, `...` removing it."""
+    value = json.loads(content)
+    for share, new in changes:
+        paths = list(places(value))
+        *path, last = (None, *paths[int(share * len(paths))])
+        if last is None:
+            value = new
+            continue
+        parent = value
+        for key in path[1:]:
+            parent = parent[key]
+        if new is ... and isinstance(parent, dict | list):
+            del parent[last]
+        else:
+            parent[last] = new
+    return json.dumps(None if value is ... else value).encode(errors="replace")
+
+
+CHANGES = st.lists(
+    st.tuples(st.floats(0, 1, exclude_max=True), JSON | st.just(...)), min_size=1, max_size=3
+)
+JSON_DAMAGE = st.one_of(
+    st.builds(partial, st.just(changed), CHANGES),
+    st.builds(partial, st.just(changed), CHANGES),
+    DAMAGE,
+    st.sampled_from([b"9" * 5000, b"[" * 10**5, b"\xff\xfe{}", b'{"a": ' * 5000, b"NaN"]).map(
+        lambda text: partial(replaced, text)
+    ),
+)
+
+MODEL_CHANGES = {  # what a part of a model's configuration may be turned into
+    "units": [0, -1, 10**6, 2**40, "3", None], "filters": [0, 10**7, None],
+    "kernel_size": [0, [10**5, 10**5], "x"], "class_name": ["Lambda", "TFSMLayer", "Evil", "eval", "__lambda__", None],
+    "module": ["os", "builtins", "keras.utils", "keras_cnnlstm.cli", None],
+    "batch_shape": [[10**9, 4, 8, 8, 1], [None, 2**40, 8, 8, 1], [None], [], "x", [None, -1, 8, 8, 1]],
+    "registered_name": ["os>system", None, "keras_cnnlstm>TimeDistributed"],
+    "name": ["", "a/b", None, "frames"], "rate": [2, "x"], "dtype": ["float7", None, {}],
+    "activation": ["eval", "os.system", {"class_name": "function", "config": "eval", "module": "builtins"}],
+    "config": [{}, None, []], "layers": [[], None], "input_layers": [[], [["x", 0, 0]]], "scale": ["x", None],
+    "return_sequences": ["x", None], "unroll": [None], "pool_size": [0, [99, 99]], "inbound_nodes": [[], None, [{}]],
+}  # fmt: skip
+
+
+def remodelled(changes, content):
+    """A `.keras` archive in which parts of the configuration were replaced, checksums in order."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    for key, share, new in changes:
+        paths = [path for path in places(config) if path and path[-1] == key]
+        if paths:
+            path = paths[int(share * len(paths))]
+            parent = config
+            for step in path[:-1]:
+                parent = parent[step]
+            parent[key] = MODEL_CHANGES[key][int(new * len(MODEL_CHANGES[key]))]
+    members["config.json"] = json.dumps(config).encode()
+    return zipped(**members)
+
+
+def repacked(name, damage, content):
+    """A zip archive of which one member was damaged, checksums in order."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    chosen = sorted(members)[int(name * len(members))]
+    members[chosen] = damage(members[chosen])
+    return zipped(**members)
+
+
+def with_member(name, content):
+    file = io.BytesIO(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that are there twice
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr(name, b"evil")
+    return file.getvalue()
+
+
+SHARES = st.floats(0, 1, exclude_max=True)
+ARCHIVE_DAMAGE = st.one_of(
+    DAMAGE,
+    st.builds(partial, st.just(repacked), SHARES, DAMAGE),
+    st.builds(
+        partial, st.just(with_member),
+        st.sampled_from(["../../evil", "/etc/evil", "assets/x", "config.json", "..\\evil", "model.weights.npz"]),
+    ),
+)  # fmt: skip
+MODEL_DAMAGE = ARCHIVE_DAMAGE | st.builds(
+    partial,
+    st.just(remodelled),
+    st.lists(st.tuples(st.sampled_from(sorted(MODEL_CHANGES)), SHARES, SHARES), min_size=1, max_size=3),
+)
+
+
+def read_images(path, ends_well):
+    ends_well(lambda: frames.image_shape(path), path.name)
+    read = ends_well(lambda: frames.load_frames([path], image_size=(8, 8), channels=3), path.name)
+    assert isinstance(read, Exception) or (read.shape, read.dtype) == ((1, 8, 8, 3), np.uint8)
+
+
+def read_videos(path, ends_well):
+    for decode in (False, True):
+        ends_well(lambda decode=decode: videos.probe_video(path, decode=decode), path.name)
+    read = ends_well(lambda: videos.read_video(path, image_size=(8, 8), channels=1), path.name)
+    assert isinstance(read, Exception) or read.shape[1:] == (8, 8, 1)
+
+
+def read_safetensors(path, ends_well):
+    read = ends_well(lambda: read_state_dict(path), path.name)
+    assert isinstance(read, Exception) or all(isinstance(x, np.ndarray) for x in read.values())
+
+
+def read_keras(path, ends_well):
+    read = ends_well(lambda: runs.load_model(path), path.name)
+    assert isinstance(read, ValueError | keras.Model)
+
+
+def read_checkpoint(path, ends_well):
+    def newest():
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            found = newest_checkpoint(path.parent)
+        messages = [str(warning.message) for warning in told]
+        assert found or messages
+        assert all(path.name in message and "\n" not in message for message in messages)
+        return found
+
+    assert isinstance(ends_well(newest, path.name), Checkpoint | None)
+
+
+def read_the_split(path, ends_well):
+    clips = [Clip(Path(f"{name}/{i}"), name, f"{name}/{i}") for name in "ab" for i in range(6)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # clips that it does not list
+        ends_well(lambda: read_split(path, clips), path.name)
+        ends_well(lambda: split_clips(clips, groups=path), path.name, "clips", "class")
+
+
+def read_config(path, ends_well):
+    ends_well(lambda: TrainConfig.from_json(path.read_text(errors="replace")), *OPTIONS)
+
+
+OPTIONS = ["config", *TrainConfig.__dataclass_fields__]
+
+READERS = {  # by file: how it is damaged, and what reads it
+    "image.png": (DAMAGE, read_images),
+    "image.jpg": (DAMAGE, read_images),
+    "image.gif": (DAMAGE, read_images),
+    "image.bmp": (DAMAGE, read_images),
+    "film.gif": (DAMAGE, read_videos),
+    "film.mp4": (DAMAGE, read_videos),
+    "film.avi": (DAMAGE, read_videos),
+    "film.mkv": (DAMAGE, read_videos),
+    "model.keras": (MODEL_DAMAGE, read_keras),
+    "weights.safetensors": (DAMAGE, read_safetensors),
+    "step-00000001.npz": (ARCHIVE_DAMAGE, read_checkpoint),
+    "split.csv": (DAMAGE, read_the_split),
+    "config.json": (JSON_DAMAGE, read_config),
+}
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """Small whole files, by name."""
+    folder = tmp_path_factory.mktemp("originals")
+    film = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    for ending in ("png", "jpg", "gif", "bmp"):
+        Image.fromarray(film[0]).save(folder / f"image.{ending}")
+    first, *others = map(Image.fromarray, film)
+    first.save(folder / "film.gif", save_all=True, append_images=others)
+    for ending in ("mp4", "avi", "mkv"):
+        videos.write_video(folder / f"film.{ending}", film)
+    model = cnn_lstm((4, 8, 8, 1), 2, encoder="small_cnn", lstm_units=(2,))
+    runs.save_model(model, folder / "model.keras")
+    from safetensors.numpy import save_file
+
+    arrays = {"fc.weight": np.ones((3, 2), "f4"), "fc.bias": np.ones(3, "f2")}
+    save_file(arrays, folder / "weights.safetensors")
+    small = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    small.compile("adam", "mse")
+    small.fit(np.ones((4, 2)), np.ones(4), verbose=0)
+    save_checkpoint(folder, small, 1, {})
+    clips = [Clip(Path(f"{name}/{i}"), name, f"{name}/{i}") for name in "ab" for i in range(6)]
+    write_split(folder / "split.csv", split_clips(clips))
+    config = TrainConfig(lstm_units=(2,), encoder="small_cnn")
+    (folder / "config.json").write_text(config.to_json())
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def tree(folder):
+    """What lies in a folder: the contents of files, where links lead, by path."""
+    return {
+        str(path.relative_to(folder)): (
+            os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        )
+        for path in folder.rglob("*")
+    }
+
+
+@contextlib.contextmanager
+def made(fill):
+    """A folder that `fill` fills, in which reading leaves, changes and removes nothing."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "root"
+        folder.mkdir()
+        fill(folder)
+        before = tree(folder)
+        yield folder
+        assert tree(folder) == before
+        assert os.listdir(name) == ["root"]
+
+
+def examples(number):
+    return settings(
+        max_examples=number, derandomize=True, deadline=None, database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )  # fmt: skip
+
+
+def damaged(name, data, originals, ends_well):
+    strategy, read = READERS[name]
+    content = data.draw(strategy)(originals[name])
+    with made(lambda folder: (folder / name).write_bytes(content)) as folder:
+        read(folder / name, ends_well)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_whole_file_is_read(name, originals):
+    def succeeds(call, *names):
+        result = call()
+        assert result is not None
+        return result
+
+    _, read = READERS[name]
+    with made(lambda folder: (folder / name).write_bytes(originals[name])) as folder:
+        read(folder / name, succeeds)
+
+
+@pytest.mark.parametrize("name", READERS)
+@given(data=st.data())
+@examples(8)
+def test_a_damaged_file(name, data, originals, ends_well):
+    damaged(name, data, originals, ends_well)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", READERS)
+@given(data=st.data())
+@examples(60)
+def test_many_damaged_files(name, data, originals, ends_well):
+    damaged(name, data, originals, ends_well)
+
+
+def run_folder(originals, chosen, damage, folder):
+    """A run of which one file is damaged."""
+    config = json.loads(originals["config.json"])
+    whole = {
+        "config.json": json.dumps(config | {"dataset": "digits"}).encode(),
+        "model.keras": originals["model.keras"],
+        "metrics.json": b'{"test": {"natural": {"accuracy": 1.0}}, "training": {}}',
+    }
+    if chosen == "classes.json":
+        told = {"data": "clips", "task": "clip", "min_length": 1, "image_size": [8, 8], "balance": 0.0}
+        config |= told | {"channels": 1, "sampling": "segments", "steps_per_epoch": None}
+        whole |= {"config.json": json.dumps(config).encode(), "classes.json": b'["a", "b"]'}
+    whole[chosen] = damage(whole[chosen])
+    for name, content in whole.items():
+        (folder / name).write_bytes(content)
+
+
+def read_run(folder, ends_well):
+    names = (folder.name, *OPTIONS, "class_names", "answer", "frames")
+    opened = ends_well(lambda: open_predictor(folder), *names)
+    if not isinstance(opened, Exception):
+        ends_well(lambda: opened.predict(np.zeros((1, 4, 8, 8, 1), np.uint8), None), *names)
+        ends_well(lambda: runs.load_run(folder).class_names, "length", "num_digits", *names)
+
+
+RUN_DAMAGE = st.one_of(
+    st.tuples(st.sampled_from(["config.json", "metrics.json", "classes.json"]), JSON_DAMAGE),
+    st.tuples(st.just("model.keras"), MODEL_DAMAGE),
+)
+
+
+def damaged_run(data, originals, ends_well):
+    chosen, damage = data.draw(RUN_DAMAGE)
+    with made(partial(run_folder, originals, chosen, damage)) as folder:
+        read_run(folder, ends_well)
+
+
+@given(data=st.data())
+@examples(15)
+def test_a_damaged_run(data, originals, ends_well):
+    damaged_run(data, originals, ends_well)
+
+
+@pytest.mark.faults
+@given(data=st.data())
+@examples(250)
+def test_many_damaged_runs(data, originals, ends_well):
+    damaged_run(data, originals, ends_well)
+
+
+def onnx_model():
+    """The mean of each frame's pixels, scaled and shifted to two "probabilities"."""
+    helper, kinds = onnx.helper, onnx.TensorProto
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["frames"], ["floats"], to=kinds.FLOAT),
+            helper.make_node("Flatten", ["floats"], ["row"]),
+            helper.make_node("MatMul", ["row", "kernel"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"]),
+        ],
+        "mean",
+        [helper.make_tensor_value_info("frames", kinds.UINT8, ["B", 4, 8, 8, 1])],
+        [helper.make_tensor_value_info("probabilities", kinds.FLOAT, ["B", 2])],
+        [helper.make_tensor("kernel", kinds.FLOAT, [256, 2], np.ones(512, "f4"))],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString()
+
+
+METADATA = {
+    "format": "onnx",
+    "class_names": ["a", "b"],
+    "task": {"name": "clip", "sampling": "uniform", "stride": 1, "invert": False},
+    "inputs": {"frames": {"shape": [None, 4, 8, 8, 1], "dtype": "uint8"}},
+    "outputs": ["probabilities"],
+}
+
+
+def read_export(folder, image, ends_well):
+    names = (folder.name, "frames", "lengths", "class_names", "answer", "output", "sampling", "stride")
+    artefact = ends_well(lambda: load_artefact(folder), *names)
+    if isinstance(artefact, Exception):
+        return
+    ends_well(lambda: artefact.predict(np.zeros((2, 4, 8, 8, 1), np.uint8)), *names)
+    predictor = open_predictor(folder)
+    names += ("image_size", "channels")
+    ends_well(lambda: predictor.answer_images([image] * 4), *names)
+    ends_well(lambda: predictor.answer_clip(image.with_suffix(".gif")), *names)
+
+
+def damaged_export(data, originals, ends_well, folder):
+    chosen, damage = data.draw(
+        st.tuples(st.just("metadata.json"), JSON_DAMAGE) | st.tuples(st.just("model.onnx"), DAMAGE)
+    )
+    image = folder / "image.png"
+    for ending in (".png", ".gif"):
+        image.with_suffix(ending).write_bytes(originals[f"image{ending}"])
+    whole = {"metadata.json": json.dumps(METADATA).encode(), "model.onnx": onnx_model()}
+    whole[chosen] = damage(whole[chosen])
+
+    def fill(export):
+        for name, content in whole.items():
+            (export / name).write_bytes(content)
+
+    with made(fill) as export:
+        read_export(export, image, ends_well)
+
+
+@pytest.fixture(scope="module")
+def aside(tmp_path_factory):
+    return tmp_path_factory.mktemp("aside")
+
+
+@given(data=st.data())
+@examples(15)
+def test_a_damaged_export(data, originals, ends_well, aside):
+    damaged_export(data, originals, ends_well, aside)
+
+
+@pytest.mark.faults
+@given(data=st.data())
+@examples(250)
+def test_many_damaged_exports(data, originals, ends_well, aside):
+    damaged_export(data, originals, ends_well, aside)
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """A cache of features, its one file, and what that says."""
+    encoder = split_model(cnn_lstm((4, 8, 8, 1), 2, lstm_units=(2,))).frame_encoder
+    encoder.trainable = False
+    folder, frames = tmp_path_factory.mktemp("features"), np.ones((3, 8, 8, 1), np.uint8)
+    whole = np.array(FeatureCache(folder, encoder).features("key", frames))
+    return folder, encoder, frames, whole
+
+
+def damaged_features(data, features, ends_well):
+    folder, encoder, frames, whole = features
+    (file,) = (path for path in folder.rglob("*.npy"))
+    content = file.read_bytes()
+    file.write_bytes(data.draw(DAMAGE)(content))
+    cache = FeatureCache(folder, encoder)
+    np.testing.assert_array_equal(ends_well(lambda: cache.features("key", frames), "key"), whole)
+    assert list(tree(folder).values()) == [None, content]  # made anew, and nothing besides
+
+
+def damaged_decoded_clip(data, originals, ends_well):
+    with tempfile.TemporaryDirectory() as name:
+        clip, cache = Clip(Path(name, "film.gif"), "a", "a/film"), Path(name, "cache")
+        clip.path.write_bytes(originals["film.gif"])
+        cache.mkdir()
+        form = {"image_size": (8, 8), "channels": 1, "invert": False}
+        options = {"cache": cache, "form": form}
+        whole = clip_cache.read_chosen(clip, lambda n: np.arange(n), **options)
+        (file,) = cache.iterdir()
+        file.write_bytes(data.draw(DAMAGE)(file.read_bytes()))
+        read = ends_well(lambda: clip_cache.read_chosen(clip, lambda n: np.arange(n), **options), "film")
+        assert (read.shape[1:], read.dtype) == (whole.shape[1:], whole.dtype)
+        assert list(cache.iterdir()) == [file]
+
+
+@given(data=st.data())
+@examples(10)
+def test_a_damaged_cache(data, features, originals, ends_well):
+    damaged_features(data, features, ends_well)
+    damaged_decoded_clip(data, originals, ends_well)
+
+
+@pytest.mark.faults
+@given(data=st.data())
+@examples(60)
+def test_many_damaged_caches(data, features, originals, ends_well):
+    damaged_features(data, features, ends_well)
+    damaged_decoded_clip(data, originals, ends_well)
+
+
+THINGS = st.tuples(
+    st.sampled_from(
+        ["a", "b", "a/1", "a/2", "b/1", "b/1.gif", "a/1.mp4", "b/3.avi", "a/1/0.png", "a/1/10.PNG",
+         "b/1/2.jpg", "b/1/.0.png", "a/x.png", "a/1/x.txt", ".hidden/1/0.png", "a/1/deep/0.png",
+         "a/\u00e9\ud8001/0.png".encode(errors="surrogatepass").decode(errors="surrogateescape"), "b/%s 1/0.bmp",
+         "a/2/0.gif"]
+    ),
+    st.sampled_from(["folder", "pipe", "link in", "link out", "link to nothing", "link to itself"])
+    | st.sampled_from(["image.png", "image.jpg", "film.gif", "film.mp4", "image.bmp"]),
+    st.none() | DAMAGE,
+)  # fmt: skip
+
+
+def put(originals, things, root):
+    """Puts things of all kinds into a folder, as far as they go together."""
+    for place, what, damage in things:
+        path = root / place
+        with contextlib.suppress(FileExistsError, NotADirectoryError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            match what:
+                case "folder":
+                    path.mkdir()
+                case "pipe":
+                    os.mkfifo(path)
+                case "link in":
+                    path.symlink_to(root / "a")
+                case "link out":
+                    path.symlink_to("/etc/passwd")
+                case "link to nothing":
+                    path.symlink_to("nothing")
+                case "link to itself":
+                    path.symlink_to(path.name)
+                case name if not os.path.lexists(path):
+                    path.write_bytes((damage or bytes)(originals[name]))
+
+
+def clips_of_all_kinds(data, originals, ends_well):
+    things = data.draw(st.lists(THINGS, max_size=8))
+    with made(partial(put, originals, things)) as root:
+        report = ends_well(lambda: check_clips(root, workers=1), root.name)
+        if not isinstance(report, Exception):
+            assert report.text()
+            json.loads(report.to_json())
+        found = ends_well(lambda: find_clips(root), root.name)
+        for clip in [] if isinstance(found, Exception) else found:
+            ends_well(lambda clip=clip: probe(clip), root.name)
+            ends_well(lambda clip=clip: read_clip(clip, image_size=(8, 8)), root.name)
+
+
+@given(data=st.data())
+@examples(15)
+def test_a_folder_of_anything(data, originals, ends_well):
+    clips_of_all_kinds(data, originals, ends_well)
+
+
+@pytest.mark.faults
+@given(data=st.data())
+@examples(200)
+def test_many_folders_of_anything(data, originals, ends_well):
+    clips_of_all_kinds(data, originals, ends_well)
