@@ -48,7 +48,8 @@ def is_number(value: Any, low: float = -np.inf, high: float = np.inf) -> bool:
     >>> is_number(0.5, 0, 1), is_number(np.float32(2), 0, 1), is_number(float("nan"))
     (True, False, False)
     """
-    return isinstance(value, numbers.Real) and bool(low <= value <= high)
+    number: Any = value  # numbers.Real does not say that it can be compared
+    return isinstance(value, numbers.Real) and bool(low <= number <= high)
 
 
 def check_whole(what: str, value: Any, low: int, high: int) -> None:

@@ -112,7 +112,7 @@ def checked_clips(function: str, clips: Iterable[Clip]) -> list[Clip]:
         ValueError: if they are none.
     """
     try:
-        found = list(clips)
+        found: list = list(clips)
     except TypeError:
         found = [clips]
     wrong = [clip for clip in found if not isinstance(clip, Clip)]

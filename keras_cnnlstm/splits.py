@@ -141,8 +141,10 @@ def read_split(path: str | Path, clips: Iterable[Clip] | str | Path) -> Split:
     """
     path = as_path("read_split: `path`", path)
     rows = _read_rows(path, ("clip", "group", "split"))
-    of_folder = isinstance(clips, str | Path)
-    found = find_clips(clips) if of_folder else checked_clips("read_split", clips)
+    if isinstance(clips, str | Path):
+        found = find_clips(clips)
+    else:
+        found = checked_clips("read_split", clips)
     by_name = {clip.name: clip for clip in found}
     _check_rows(path, rows)
     if missing := [name for name in rows if name not in by_name]:

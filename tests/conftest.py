@@ -74,6 +74,18 @@ def ends_well(pytestconfig):
     return ends_well
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Adds what a process of pytest-xdist has counted."""
+    count = getattr(node, "workeroutput", {}).get("hostile cases", 0)
+    node.config.stash[_CASES] = node.config.stash.get(_CASES, 0) + count
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["hostile cases"] = session.config.stash.get(_CASES, 0)
+
+
 def pytest_terminal_summary(terminalreporter, config):
     if cases := config.stash.get(_CASES, 0):
         terminalreporter.write_line(f"hostile cases: {cases:,}")

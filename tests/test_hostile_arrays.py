@@ -11,7 +11,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from keras_cnnlstm import (
@@ -384,6 +384,7 @@ def tried(cases, name, data, ends_well):
 def examples(number):
     return settings(
         max_examples=number, derandomize=True, deadline=None, database=None,
+        phases=[Phase.generate],
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -23,7 +23,9 @@ WORDS = st.sampled_from(
      "../..", "/", "/dev/null", "$HOME", "%s", "{}", "None", "--help2", "-x", "9" * 30]
 )  # fmt: skip
 RUNS = st.sampled_from(["run", "cut", "evil", "empty", "file", "pipe", "clips", "served"]) | WORDS
-FRAMES = st.sampled_from(["0.png", "1.png", "bad.png", "clips/a/1", "clips/a/2.gif", "pipe", "empty"])
+FRAMES = st.sampled_from(
+    ["0.png", "1.png", "bad.png", "clips/a/1", "clips/a/2.gif", "pipe", "empty"]
+)
 FLAGS = st.sampled_from(["--json", "--invert", "--no-json", "--every=0", "--every=x", "--jsn"])
 
 
@@ -108,7 +110,14 @@ def folder(tmp_path_factory):
     (root / "evil" / "model.keras").write_bytes(b"\x80\x04.")
     (root / "served" / "model.onnx").write_bytes(b"no model")
     (root / "served" / "metadata.json").write_text(json.dumps({"inputs": {}, "outputs": []}))
-    for name in ("file", "bad.png", "bad.safetensors", "bad.pt", "broken/a/1/0.png", "broken/a/x.mp4"):
+    for name in (
+        "file",
+        "bad.png",
+        "bad.safetensors",
+        "bad.pt",
+        "broken/a/1/0.png",
+        "broken/a/x.mp4",
+    ):
         (root / name).write_bytes(b"nothing of use\n")
     os.mkfifo(root / "pipe")
     frames = np.random.default_rng(0).integers(0, 256, (2, 28, 28), np.uint8)
@@ -158,6 +167,7 @@ def commanded(name, data, folder, ends_well):
 def examples(number):
     return settings(
         max_examples=number, derandomize=True, deadline=None, database=None,
+        phases=[Phase.generate],
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )  # fmt: skip
 
