@@ -18,6 +18,7 @@ Head = Literal["probabilities", "values"]
 States = dict[str, keras.KerasTensor]
 
 _MOST = 2**31  # numbers in a weight, or in the frames of an example
+_CHANNELS = 65_536
 _WIDEST = 1_000_000  # units of a layer, classes of an answer
 
 _SHORT = 8  # steps up to which a loop written out is faster, and cuDNN gains little
@@ -191,9 +192,10 @@ def frames_input(
             f"{', only T possibly None' if sequence else ', all known'}; received {told(shape)}. "
             f"{example} {remedy}".rstrip()
         )
-    if math.prod(map(int, known)) > _MOST:
+    if math.prod(map(int, known)) > _MOST or known[-1] > _CHANNELS:
         raise ValueError(
-            f"{model}: `input_shape` must be of {_MOST:,} numbers at most; received {told(shape)}."
+            f"{model}: `input_shape` must be of {_MOST:,} numbers and {_CHANNELS:,} channels at "
+            f"most; received {told(shape)}."
         )
     if batch_size is not None:
         check_whole(f"{model}: `batch_size`", batch_size, 1, 1_000_000)

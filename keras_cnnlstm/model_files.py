@@ -166,5 +166,5 @@ def _reason(error: Exception) -> str:
     """What Keras has to say, without the configurations that it puts around it."""
     text = str(error).rpartition("Exception encountered: ")[2].strip()
     text = text.partition(" If you trust")[0]  # what follows is how to run it all the same
-    line = text.splitlines()[0] if text else ""
+    line = " ".join(text.split())
     return line if len(line) <= _REASON else f"{line[: _REASON - 3]}..."

@@ -43,6 +43,7 @@ ANYTHING = st.sampled_from(
         "é" * 300, b"x", [], [1], [1, 2, 3], [[1], [2, 3]], (), (4,), (0, 0), (-1, 5), (8, 8, 1), {}, {"a": 1},
         set(), object(), int, np.int64(3), np.uint8(255), np.float32(2), np.float64("nan"), np.array(3),
         np.zeros(0), np.zeros((2, 2)), np.array(["x"]), np.array([None]), range(3),
+        (10**5, 10**6), (4, 10**6, 10**6, 1), (2, 8, 8, 10**8), (10**9, 16, 1), [2**40], "x" * 300,
     ]
 )  # fmt: skip
 
