@@ -187,11 +187,11 @@ class TestStreams:
         return Stream(cnn_lstm((None, 8, 8, 1), 2, encoder="small_cnn", lstm_units=(2,)))
 
     def test_more_than_memory_holds(self, stream):
-        with pytest.raises(ValueError, match="`batch` must be the number of streams.*10{18}"):
+        with pytest.raises(ValueError, match=r"`batch` must be the number of streams.*10{18}"):
             stream.initial_state(10**18)
 
     def test_frames_and_states_that_are_no_arrays(self, stream):
-        with pytest.raises(ValueError, match="Stream.step: `frame` must be an array; received"):
+        with pytest.raises(ValueError, match=r"Stream.step: `frame` must be an array; received"):
             stream.step([[1], [2, 3]], {})
         state = {"lstm1_h": [[1], [2, 3]], "lstm1_c": 0}
         with pytest.raises(ValueError, match=r"`state\['lstm1_h'\]` must be an array; received"):
@@ -215,7 +215,7 @@ class TestFeatures:
         ):
             FeatureCache(3, encoder)
         with pytest.raises(
-            ValueError, match="FeatureCache.features: `key` must be text; received 3"
+            ValueError, match=r"FeatureCache.features: `key` must be text; received 3"
         ):
             FeatureCache(tmp_path, encoder).features(3, np.zeros((1, 8, 8, 1), np.uint8))
 
