@@ -182,7 +182,7 @@ def test_the_last_of_a_batch_can_be_a_numpy_number():
 
 
 class TestStreams:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def stream(self):
         return Stream(cnn_lstm((None, 8, 8, 1), 2, encoder="small_cnn", lstm_units=(2,)))
 
@@ -203,7 +203,7 @@ class TestStreams:
 
 
 class TestFeatures:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def encoder(self):
         encoder = split_model(cnn_lstm((4, 8, 8, 1), 2, lstm_units=(2,))).frame_encoder
         encoder.trainable = False
