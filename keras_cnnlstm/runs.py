@@ -165,7 +165,7 @@ def new_run_dir(config: TrainConfig) -> Path:
     Raises:
         FileExistsError: if it exists.
     """
-    path = Path(config.run_dir) if config.run_dir else config.default_run_dir
+    path = as_path("run_dir:", config.run_dir) if config.run_dir else config.default_run_dir
     try:
         (path / "checkpoints").mkdir(parents=True)
     except FileExistsError as error:

@@ -407,7 +407,7 @@ def test_arguments_of_models(name, data, ends_well):
 @pytest.mark.faults
 @pytest.mark.parametrize("name", CASES)
 @given(data=st.data())
-@examples(60)
+@examples(150)
 def test_many_arguments(name, data, ends_well):
     tried(CASES, name, data, ends_well)
 
@@ -415,6 +415,6 @@ def test_many_arguments(name, data, ends_well):
 @pytest.mark.faults
 @pytest.mark.parametrize("name", MODEL_CASES)
 @given(data=st.data())
-@examples(60)
+@examples(150)
 def test_many_arguments_of_models(name, data, ends_well):
     tried(MODEL_CASES, name, data, ends_well)

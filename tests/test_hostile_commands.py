@@ -182,6 +182,6 @@ def test_a_command(name, data, folder, ends_well):
 @pytest.mark.faults
 @pytest.mark.parametrize("name", COMMANDS)
 @given(data=st.data())
-@examples(20)
+@examples(30)
 def test_many_commands(name, data, folder, ends_well):
     commanded(name, data, folder, ends_well)

@@ -375,7 +375,7 @@ def test_a_damaged_file(name, data, originals, ends_well):
 @pytest.mark.faults
 @pytest.mark.parametrize("name", READERS)
 @given(data=st.data())
-@examples(60)
+@examples(200)
 def test_many_damaged_files(name, data, originals, ends_well):
     damaged(name, data, originals, ends_well)
 
@@ -431,7 +431,7 @@ def test_a_damaged_run(data, originals, ends_well):
 
 @pytest.mark.faults
 @given(data=st.data())
-@examples(250)
+@examples(400)
 def test_many_damaged_runs(data, originals, ends_well):
     damaged_run(data, originals, ends_well)
 
@@ -516,7 +516,7 @@ def test_a_damaged_export(data, originals, ends_well, aside):
 
 @pytest.mark.faults
 @given(data=st.data())
-@examples(250)
+@examples(400)
 def test_many_damaged_exports(data, originals, ends_well, aside):
     damaged_export(data, originals, ends_well, aside)
 
@@ -567,7 +567,7 @@ def test_a_damaged_cache(data, features, originals, ends_well):
 
 @pytest.mark.faults
 @given(data=st.data())
-@examples(60)
+@examples(200)
 def test_many_damaged_caches(data, features, originals, ends_well):
     damaged_features(data, features, ends_well)
     damaged_decoded_clip(data, originals, ends_well)
