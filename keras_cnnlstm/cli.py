@@ -269,7 +269,7 @@ def _one_line(text: str) -> str:
 
 
 def _train(command):
-    from keras_cnnlstm.evaluation import summary
+    from keras_cnnlstm.scores import summary
     from keras_cnnlstm.training import train
 
     names = [field.name for field in fields(TrainConfig)]
@@ -306,8 +306,9 @@ def _options_to_resume(run, given):
 
 
 def _evaluate(command):
-    from keras_cnnlstm.evaluation import score, summary
+    from keras_cnnlstm.evaluation import score
     from keras_cnnlstm.runs import load_run
+    from keras_cnnlstm.scores import summary
     from keras_cnnlstm.sources import batches_to_score
 
     run = load_run(command.run)

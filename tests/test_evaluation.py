@@ -8,17 +8,10 @@ import pytest
 import tensorflow as tf
 
 from keras_cnnlstm import plots
-from keras_cnnlstm.evaluation import (
-    evaluate,
-    number_scores,
-    score,
-    scores,
-    step_scores,
-    summary,
-    text_scores,
-)
+from keras_cnnlstm.evaluation import score
+from keras_cnnlstm.scores import number_scores, scores, step_scores, summary, text_scores
 from keras_cnnlstm.sources import digit_tests
-from keras_cnnlstm.tasks import Digits, Label, RunningSum, Text, Trend
+from keras_cnnlstm.tasks import Classes, Digits, Label, RunningSum, Text, Trend
 
 NAMES = ["a", "b", "c"]
 TARGETS = np.array([0, 0, 0, 0, 1, 1])  # c never occurs
@@ -184,7 +177,7 @@ def test_answers_and_targets_stay_together_over_unequal_batches():
 
     x = np.array([[0], [1], [2], [1], [0]])
     data = tf.data.Dataset.from_tensor_slices((x, x[:, 0])).batch(2)
-    assert evaluate(Echo(), data, NAMES)["accuracy"] == 1
+    assert score(Echo(), {"all": data}, Classes(NAMES))["all"]["accuracy"] == 1
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from keras_cnnlstm import (
     clips,
     digits,
     encoders,
-    evaluation,
     frames,
     memory,
     models,
@@ -29,6 +28,7 @@ from keras_cnnlstm import (
     pipeline,
     plots,
     scanners,
+    scores,
     splits,
     streaming,
     tasks,
@@ -266,21 +266,21 @@ CASES = {
     "streaming.FrameStream.push": call(
         lambda frame: streaming.FrameStream(toy("stream")).push(frame), frame=like((8, 8, 1), "uint8")
     ),
-    "evaluation.scores": call(
-        evaluation.scores, targets=like((3,), "int64", "zeros"),
+    "scores.scores": call(
+        scores.scores, targets=like((3,), "int64", "zeros"),
         probabilities=like((3, 2), "float32", "ones"), class_names=NAMES,
     ),
-    "evaluation.step_scores": call(
-        evaluation.step_scores, targets=like((2, 4), "int64", "zeros"),
+    "scores.step_scores": call(
+        scores.step_scores, targets=like((2, 4), "int64", "zeros"),
         probabilities=like((2, 4, 2), "float32", "ones"),
         counts=like((2, 4), "bool", "ones", optional=True), class_names=NAMES,
     ),
-    "evaluation.number_scores": call(
-        evaluation.number_scores, targets=like((2, 4), "float32"), values=like((2, 4), "float32"),
+    "scores.number_scores": call(
+        scores.number_scores, targets=like((2, 4), "float32"), values=like((2, 4), "float32"),
         counts=like((2, 4), "bool", "ones", optional=True),
     ),
-    "evaluation.text_scores": call(
-        evaluation.text_scores, targets=like((2, 4), "int64"), characters=like((2, 4), "int64")
+    "scores.text_scores": call(
+        scores.text_scores, targets=like((2, 4), "int64"), characters=like((2, 4), "int64")
     ),
     "answers.as_json": call(
         answers.as_json, output=of("probabilities", "values", "logits"),

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnnlstm import arguments, clip_batches, clips, evaluation, memory, pipeline, plots
+from keras_cnnlstm import arguments, clip_batches, clips, memory, pipeline, plots, scores
 from keras_cnnlstm.answers import as_json, read_text
 from keras_cnnlstm.artefacts import load_artefact
 from keras_cnnlstm.blocks import check_weights, checked_units, lstm_stack
@@ -179,44 +179,44 @@ REFUSED = {
     "step_model: `model` must read its frames in order .*; NoneType '' has no graph": lambda: (
         Stream(None)
     ),
-    "scores: `class_names` must be a list or tuple of names; received 'ab'": lambda: (
-        evaluation.scores(np.zeros(1, int), np.ones((1, 2)), "ab")
+    "scores: `class_names` must be a list or tuple of names; received 'ab'": lambda: scores.scores(
+        np.zeros(1, int), np.ones((1, 2)), "ab"
     ),
-    r"scores: `targets` must be whole numbers; received float64 of \(1,\)": lambda: (
-        evaluation.scores(np.zeros(1), np.ones((1, 2)), ["a", "b"])
+    r"scores: `targets` must be whole numbers; received float64 of \(1,\)": lambda: scores.scores(
+        np.zeros(1), np.ones((1, 2)), ["a", "b"]
     ),
-    "scores: `targets` must be 0 to 1, the .*; received 2 to 2": lambda: evaluation.scores(
+    "scores: `targets` must be 0 to 1, the .*; received 2 to 2": lambda: scores.scores(
         np.array([2]), np.ones((1, 2)), ["a", "b"]
     ),
-    r"scores: `targets` must have shape \(N,\); received \(1, 1\)": lambda: evaluation.scores(
+    r"scores: `targets` must have shape \(N,\); received \(1, 1\)": lambda: scores.scores(
         np.zeros((1, 1), int), np.ones((1, 2)), ["a", "b"]
     ),
-    "scores: `probabilities` must be finite; received NaN or inf": lambda: evaluation.scores(
+    "scores: `probabilities` must be finite; received NaN or inf": lambda: scores.scores(
         np.zeros(1, int), np.full((1, 2), NAN), ["a", "b"]
     ),
     r"step_scores: `probabilities` must have shape \(N, T, num_classes\).*received \(1, 3, 2\)": lambda: (
-        evaluation.step_scores(np.zeros((1, 2), int), np.ones((1, 3, 2)), None, ["a", "b"])
+        scores.step_scores(np.zeros((1, 2), int), np.ones((1, 3, 2)), None, ["a", "b"])
     ),
-    "step_scores: `class_names` must be 2, .*; received 1": lambda: evaluation.step_scores(
+    "step_scores: `class_names` must be 2, .*; received 1": lambda: scores.step_scores(
         np.zeros((1, 2), int), np.ones((1, 2, 2)), None, ["a"]
     ),
-    r"step_scores: `targets` must have shape \(N, T\), both 1": lambda: evaluation.step_scores(
+    r"step_scores: `targets` must have shape \(N, T\), both 1": lambda: scores.step_scores(
         np.zeros((1, 0), int), np.ones((1, 0, 2)), None, ["a"]
     ),
     r"number_scores: `values` must have the shape of `targets`, \(1, 2\); received \(1, 3\)": lambda: (
-        evaluation.number_scores(np.ones((1, 2)), np.ones((1, 3)))
+        scores.number_scores(np.ones((1, 2)), np.ones((1, 3)))
     ),
     r"number_scores: `counts` must be boolean of shape \(1, 2\); received float64": lambda: (
-        evaluation.number_scores(np.ones((1, 2)), np.ones((1, 2)), np.ones((1, 2)))
+        scores.number_scores(np.ones((1, 2)), np.ones((1, 2)), np.ones((1, 2)))
     ),
-    "number_scores: `counts` must be True for the first steps": lambda: evaluation.number_scores(
+    "number_scores: `counts` must be True for the first steps": lambda: scores.number_scores(
         np.ones((1, 2)), np.ones((1, 2)), np.array([[False, True]])
     ),
     r"text_scores: `targets` must have shape \(N, T\) and one character": lambda: (
-        evaluation.text_scores(np.array([[-1]]), np.array([[1]]))
+        scores.text_scores(np.array([[-1]]), np.array([[1]]))
     ),
     r"text_scores: `characters` must have shape \(1, any length\); received \(2, 1\)": lambda: (
-        evaluation.text_scores(np.array([[1]]), np.array([[1], [2]]))
+        scores.text_scores(np.array([[1]]), np.array([[1], [2]]))
     ),
     r"as_json: `answer` must have shape \(num_classes,\) or .* received \(\)": lambda: as_json(
         "values", 3.0
