@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from keras_cnnlstm.arguments import as_numbers, check_names, told
+from keras_cnnlstm.arguments import as_numbers, check_names, is_number, told
 
 
-def as_json(output: str, answer: np.ndarray, class_names: Sequence[str] = ()) -> dict[str, Any]:
+def as_json(
+    output: str,
+    answer: np.ndarray,
+    class_names: Sequence[str] = (),
+    *,
+    unsure_below: float | None = None,
+) -> dict[str, Any]:
     """An answer as a dict that JSON can hold.
 
     Args:
@@ -19,10 +25,12 @@ def as_json(output: str, answer: np.ndarray, class_names: Sequence[str] = ()) ->
         answer: what the model answers for one example: `(num_classes,)`, or `(T, num_classes)`
             for one answer at each step.
         class_names: names of the classes, in the order of their indices.
+        unsure_below: probability that a label must have, 0 to 1; by default it is not asked.
 
     Returns:
-        For probabilities `label`, `class_id` and `probabilities` by name; for values `values`; for
-        logits `text`; for probabilities or values at each step `steps`, a list of these.
+        For probabilities `label`, `class_id` and `probabilities` by name, and with `unsure_below`
+        whether it is `unsure`; for values `values`; for logits `text`; for probabilities or values
+        at each step `steps`, a list of these.
 
     Raises:
         ValueError: if the output is none of these, or the answer does not fit it.
@@ -36,17 +44,23 @@ def as_json(output: str, answer: np.ndarray, class_names: Sequence[str] = ()) ->
         raise ValueError(
             f"as_json: `output` must be probabilities, values or logits; received {told(output)}."
         )
+    if unsure_below is not None and not is_number(unsure_below, 0, 1):
+        raise ValueError(
+            f"as_json: `unsure_below` must be 0 to 1, or None; received {told(unsure_below)}."
+        )
     answer = _checked(output, as_numbers("as_json: `answer`", answer), class_names)
     if output == "logits":
         return {"text": "".join(class_names[k] for k in read_text(answer))}
     if answer.ndim == 2:
-        return {"steps": [as_json(output, step, class_names) for step in answer]}
+        steps = (as_json(output, s, class_names, unsure_below=unsure_below) for s in answer)
+        return {"steps": list(steps)}
     if output == "values":
         return {"values": answer.tolist()}
     best = int(answer.argmax())
     return {
         "label": class_names[best],
         "class_id": best,
+        **({} if unsure_below is None else {"unsure": bool(answer[best] < unsure_below)}),
         "probabilities": dict(zip(class_names, answer.tolist(), strict=True)),
     }
 
@@ -75,7 +89,8 @@ def headline(answer: dict[str, Any]) -> str:
         return ", ".join(f"{value:.2f}" for value in answer["values"])
     if "text" in answer:
         return answer["text"] or "(no text)"
-    return f"{answer['label']} ({answer['probabilities'][answer['label']]:.1%})"
+    unsure = "unsure: " if answer.get("unsure") else ""
+    return f"{unsure}{answer['label']} ({answer['probabilities'][answer['label']]:.1%})"
 
 
 def read_text(logits: np.ndarray) -> list[int]:

@@ -62,6 +62,25 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Calibrate:
+    """Make a run's probabilities mean what they say, and choose below which they mean "unsure".
+
+    Training ends with it; do it again for another threshold, or for a model from elsewhere.
+    Divides the logits by one number, fitted to the validation data: no answer changes.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Run directory, as `train` or `import-torch` writes it."""
+
+    unsure_below: float = 0.5
+    """Answers with less probability are told as unsure, 0 to 1. At 0.5 a calibrated answer is as
+    likely wrong as right; 0.95 asks for more."""
+
+    json: bool = False
+    """Print what was found as JSON."""
+
+
+@dataclass(frozen=True)
 class Predict:
     """Answer for one sequence of image files, one image, or any number of clips, with a run or an
     exported model.
@@ -169,6 +188,7 @@ class Benchmark:
 _Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Stream, tyro.conf.subcommand("stream")]
     | Annotated[Export, tyro.conf.subcommand("export")]
@@ -209,6 +229,7 @@ def _run(command) -> int | None:
     actions = {
         Train: _train,
         Evaluate: _evaluate,
+        Calibrate: _calibrate,
         Predict: _predict,
         Stream: _stream,
         Export: _export,
@@ -326,6 +347,21 @@ def _evaluate(command):
         _print_scores(scores, summary)
 
 
+def _calibrate(command):
+    from keras_cnnlstm.calibration import facts_as_text
+    from keras_cnnlstm.evaluation import calibrate
+    from keras_cnnlstm.runs import load_run
+
+    found = calibrate(load_run(command.run), unsure_below=command.unsure_below).calibration
+    if command.json:
+        print(found.to_json(), end="")
+    else:
+        print(
+            f"temperature {found.temperature:.3f}; of {found.validation['num_answers']:,} answers "
+            f"to validation data: {facts_as_text(found.validation)}"
+        )
+
+
 def _print_scores(scores, summary):
     titles = {
         "natural": "natural test sequences (each digit uniform)",
@@ -384,7 +420,8 @@ def _stream(command):
     for name, frame in frames:
         answer = live.push(frame)
         output = "probabilities" if answer.values is None else "values"
-        told = as_json(output, getattr(answer, output), run.class_names)
+        unsure = run.reading.get("unsure_below")
+        told = as_json(output, getattr(answer, output), run.class_names, unsure_below=unsure)
         if command.json:
             print(json.dumps({"step": answer.step, "file": name, **told}), flush=True)
         else:

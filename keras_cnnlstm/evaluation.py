@@ -1,5 +1,6 @@
 """How good a model is: its answers to unseen test data against the truth."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,8 +8,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_cnnlstm.calibration import (
+    UNSURE_BELOW,
+    Calibration,
+    calibration_facts,
+    fit_temperature,
+    softmax_head,
+)
+from keras_cnnlstm.files import write_text
+from keras_cnnlstm.runs import Run, load_model, load_run
 from keras_cnnlstm.scanners import read_text
 from keras_cnnlstm.scores import number_scores, scores, step_scores, text_scores
+from keras_cnnlstm.sources import open_source
 from keras_cnnlstm.tasks import Digits, RunningSum, Task, Text
 
 
@@ -64,3 +75,42 @@ def answers_of(
     weights = [np.asarray(weight) for _, weight in parts if weight is not None]
     answers = model.predict(sequences.map(lambda frames, *rest: frames), verbose=0)
     return targets, answers, np.concatenate(weights) > 0 if weights else None
+
+
+def calibrate(run: Run, *, unsure_below: float = UNSURE_BELOW) -> Run:
+    """Makes a classifier's probabilities mean what they say, by temperature scaling.
+
+    Divides the logits by one number, fitted to the validation data, and writes it to
+    `calibration.json`; `load_run`, and with it predictions, streams and exports, apply it. No
+    answer changes, only how sure it is. Calibrating again begins from the model as it was trained.
+
+    Args:
+        run: a run whose model answers with the softmax of one Dense layer; see
+            `calibration.softmax_head`.
+        unsure_below: from now on answers with less probability are told as unsure, 0 to 1.
+
+    Returns:
+        The calibrated run.
+
+    Raises:
+        ValueError: if an argument is wrong.
+        FileNotFoundError: if a clip of the run is no longer there.
+        ConnectionError: if its data set cannot be had.
+    """
+    Calibration(1.0, unsure_below)  # refuses it before the work
+    model = load_model(run.path / "model.keras")
+    if softmax_head(model) is None:
+        raise ValueError(
+            f"calibrate: expected a run whose model answers with the softmax of one Dense layer; "
+            f"{run.path} holds {run.config.model} for the task {run.config.task}, which has no "
+            "temperature."
+        )
+    source = open_source(run.config, run.path)
+    targets, probabilities, counts = answers_of(model, source.validation())
+    chosen = np.ones(targets.shape, bool) if counts is None else counts
+    targets, probabilities = targets[chosen], probabilities[chosen]  # (N,), (N, num_classes)
+    temperature = fit_temperature(targets, probabilities)
+    facts = calibration_facts(targets, probabilities, temperature, unsure_below)
+    calibration = Calibration(temperature, unsure_below, facts)
+    write_text(run.path / "calibration.json", calibration.to_json())
+    return dataclasses.replace(load_run(run.path), metrics=run.metrics)

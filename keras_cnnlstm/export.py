@@ -117,7 +117,7 @@ def _source(model_or_run, class_names) -> Source:
     if isinstance(model_or_run, Run):
         run, model = model_or_run, model_or_run.model
         class_names = run.class_names if class_names is None else class_names
-        task = run.config.reading
+        task = run.reading
     _check_model(model)
     return Source(model, _checked_names(model, class_names), task)
 

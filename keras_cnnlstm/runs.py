@@ -4,7 +4,9 @@
     RUN/model.keras          the model at its best validation score, without optimizer
     RUN/checkpoints/         all that a training needs to go on, after each of the last epochs
     RUN/history.csv          loss and metric of training and validation, a line an epoch
+    RUN/recall.csv           recall of each class in the validation, a line an epoch (classes)
     RUN/history.png          the same as curves
+    RUN/calibration.json     by what the model's logits are divided (softmax of classes)
     RUN/metrics.json         test scores, training time, software and precision
     RUN/confusion.png        the natural test sequences: truth against answer (classes)
     RUN/by_length.png        their error by the length of the sequence (running sum)
@@ -26,6 +28,7 @@ import keras
 
 import keras_cnnlstm.layers  # noqa: F401 - registers the classes that saved models are made of
 from keras_cnnlstm.arguments import as_path, told
+from keras_cnnlstm.calibration import Calibration, scale_temperature
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.files import read_text, replacing, write_text
 from keras_cnnlstm.model_files import read_model
@@ -39,14 +42,23 @@ class Run:
     Attributes:
         path: the run directory.
         config: the options it was trained with.
-        model: the model at its best validation score.
+        model: the model at its best validation score, calibrated if the run was.
         metrics: what `metrics.json` says; empty if the training did not come to its end.
+        calibration: what `calibration.json` says; `None` if the model is as it was trained.
     """
 
     path: Path
     config: TrainConfig
     model: keras.Model
     metrics: dict[str, Any]
+    calibration: Calibration | None = None
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What the model was trained for, how its frames were read, and when it is unsure."""
+        calibrated = self.calibration
+        sure = {"unsure_below": calibrated.unsure_below} if calibrated else {}
+        return {**self.config.reading, **sure}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -88,7 +100,10 @@ def load_run(path: str | Path) -> Run:
     _check_there(path, "model.keras")
     model = load_model(path / "model.keras")
     _check_model(path / "model.keras", model)
-    return Run(path, config, model, _load_metrics(path / "metrics.json"))
+    calibration = _load_calibration(path / "calibration.json")
+    if calibration:
+        scale_temperature(model, calibration.temperature)
+    return Run(path, config, model, _load_metrics(path / "metrics.json"), calibration)
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -122,6 +137,10 @@ def _load_metrics(file) -> dict[str, Any]:
     if not isinstance(metrics, dict):
         raise ValueError(f"{file}: expected a JSON object; received {type(metrics).__name__}.")
     return metrics
+
+
+def _load_calibration(file) -> Calibration | None:
+    return Calibration.from_json(read_text(file)) if file.is_file() else None
 
 
 def _check_there(path, name):

@@ -1,0 +1,284 @@
+"""Whether probabilities mean what they say, and temperature scaling, which makes them.
+
+A classifier that says 90 % should be right nine times in ten. Knows neither data nor training:
+`evaluation.calibrate` fits a temperature to the validation data of a run, and keeps it there.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import keras
+import numpy as np
+
+from keras_cnnlstm.arguments import as_numbers, check_whole, is_number, told
+
+UNSURE_BELOW = 0.5
+"""Where a calibrated answer is as likely wrong as right."""
+
+_COLDEST, _HOTTEST = 0.05, 20.0
+_SPREAD = 0.5  # of the logarithm of temperatures, before any data was seen
+_TINY = np.finfo(np.float32).tiny
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the probabilities of a run were corrected, as `calibration.json` keeps it.
+
+    Attributes:
+        temperature: what the logits were divided by; over 1 the model was too sure of itself.
+        unsure_below: an answer with less probability is told as unsure; 0 to 1.
+        validation: on how many answers it was fitted, and what it did to them.
+    """
+
+    temperature: float
+    unsure_below: float = UNSURE_BELOW
+    validation: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not is_number(self.temperature, _COLDEST, _HOTTEST):
+            raise ValueError(
+                f"calibration: `temperature` must be {_COLDEST:g} to {_HOTTEST:g}; received "
+                f"{told(self.temperature)}."
+            )
+        if not is_number(self.unsure_below, 0, 1):
+            raise ValueError(
+                f"calibration: `unsure_below` must be a probability, 0 to 1; received "
+                f"{told(self.unsure_below)}."
+            )
+        facts = self.validation
+        if not isinstance(facts, Mapping) or not all(map(is_number, facts.values())):
+            raise ValueError(
+                f"calibration: `validation` must be numbers by name; received {told(facts)}."
+            )
+
+    def to_json(self) -> str:
+        """As text for a file."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        try:
+            values = json.loads(text)
+            return cls(**values)
+        except (TypeError, RecursionError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"calibration: expected a JSON object of {list(cls.__dataclass_fields__)}; "
+                f"received {told(text)}."
+            ) from error
+
+
+def fit_temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
+    """The temperature T that makes `softmax(logits / T)` fit the truth best.
+
+    That of least negative log-likelihood, after Guo et al., "On Calibration of Modern Neural
+    Networks", ICML 2017, section 4.2; under a log-normal prior around 1, which decides where a few
+    answers, all of them right, would drive T to 0.
+
+    Args:
+        targets: `(N,)` integers, of data that the model was not trained on.
+        probabilities: `(N, num_classes)`, the model's own.
+
+    Returns:
+        T, 0.05 to 20; over 1 if the model is too sure of itself.
+
+    Raises:
+        ValueError: if the arguments do not fit together.
+
+    Example:
+
+    >>> sure = np.array([[0.99, 0.01]] * 10_000)  # and right in 8,000
+    >>> round(fit_temperature(np.repeat([0, 1], [8_000, 2_000]), sure), 1)
+    3.3
+    """
+    from scipy.optimize import minimize_scalar
+
+    targets, probabilities = _checked("fit_temperature", targets, probabilities)
+
+    def misfit(log_temperature):
+        loss = negative_log_likelihood(targets, scaled(probabilities, np.exp(log_temperature)))
+        return len(targets) * loss + (log_temperature / _SPREAD) ** 2 / 2
+
+    bounds = (np.log(_COLDEST), np.log(_HOTTEST))
+    return float(np.exp(minimize_scalar(misfit, bounds=bounds, method="bounded").x))
+
+
+def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """What `softmax(logits / temperature)` is, given `softmax(logits)`.
+
+    Args:
+        probabilities: `(..., num_classes)`.
+        temperature: over 0.
+
+    Returns:
+        Probabilities `(..., num_classes)` float64, in the same order of size.
+
+    Raises:
+        ValueError: if the temperature is out of range.
+
+    Example:
+
+    >>> scaled(np.array([0.9, 0.1]), 2).round(3).tolist()
+    [0.75, 0.25]
+    """
+    if not is_number(temperature) or temperature <= 0:
+        raise ValueError(f"scaled: `temperature` must be over 0; received {told(temperature)}.")
+    logits = np.log(np.maximum(probabilities, _TINY)) / temperature
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def negative_log_likelihood(targets: np.ndarray, probabilities: np.ndarray) -> float:
+    """The mean of `-log(probability of the truth)`: of `(N,)` and `(N, num_classes)`, in nats."""
+    targets, probabilities = _checked("negative_log_likelihood", targets, probabilities)
+    truth = probabilities[np.arange(len(targets)), targets]
+    return float(-np.log(np.maximum(truth, _TINY)).mean())
+
+
+def reliability(
+    targets: np.ndarray, probabilities: np.ndarray, bins: int = 15
+) -> list[dict[str, float]]:
+    """How often answers are right, by how sure the model is: the points of a calibration curve.
+
+    Args:
+        targets: `(N,)` integers.
+        probabilities: `(N, num_classes)`; the largest of a row is the answer, and how sure it is.
+        bins: equal parts of 0 to 1 that answers are sorted into.
+
+    Returns:
+        For each part with answers in it, from unsure to sure: `confidence` (the mean of how sure
+        they are), `accuracy` (the share that is right) and `count`.
+
+    Raises:
+        ValueError: if the arguments do not fit together.
+
+    Example:
+
+    >>> reliability(np.array([0, 1]), np.array([[0.9, 0.1], [0.9, 0.1]]))
+    [{'confidence': 0.9, 'accuracy': 0.5, 'count': 2}]
+    """
+    targets, probabilities = _checked("reliability", targets, probabilities)
+    check_whole("reliability: `bins`", bins, 1, 1000)
+    sure = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == targets
+    places = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)  # ends belong to their bin
+    return [
+        {
+            "confidence": float(sure[places == place].mean()),
+            "accuracy": float(right[places == place].mean()),
+            "count": int((places == place).sum()),
+        }
+        for place in np.unique(places)
+    ]
+
+
+def expected_calibration_error(
+    targets: np.ndarray, probabilities: np.ndarray, bins: int = 15
+) -> float:
+    """How far sureness is from accuracy: the mean over answers of their bins' distance, 0 to 1.
+
+    Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015,
+    section 3; with the answer's probability alone, as Guo et al., ICML 2017, equation 3.
+
+    Args:
+        targets: `(N,)` integers.
+        probabilities: `(N, num_classes)`.
+        bins: as in `reliability`.
+
+    Raises:
+        ValueError: if the arguments do not fit together.
+    """
+    points = reliability(targets, probabilities, bins)
+    distance = sum(p["count"] * abs(p["confidence"] - p["accuracy"]) for p in points)
+    return distance / sum(p["count"] for p in points)
+
+
+def calibration_facts(
+    targets: np.ndarray, probabilities: np.ndarray, temperature: float, unsure_below: float
+) -> dict[str, float]:
+    """What a temperature, and telling unsure answers, do to data.
+
+    Args:
+        targets: `(N,)` integers.
+        probabilities: `(N, num_classes)`, the model's own.
+        temperature: over 0.
+        unsure_below: 0 to 1.
+
+    Returns:
+        `num_answers`; `calibration_error_before` and `calibration_error` after;
+        `log_likelihood_loss_before` and `log_likelihood_loss`, in nats; `share_sure`, of answers
+        that are not unsure; `accuracy_where_sure`, theirs.
+    """
+    after = scaled(probabilities, temperature)
+    sure = after.max(axis=1) >= unsure_below
+    right = after.argmax(axis=1) == targets
+    return {
+        "num_answers": len(targets),
+        "calibration_error_before": expected_calibration_error(targets, probabilities),
+        "calibration_error": expected_calibration_error(targets, after),
+        "log_likelihood_loss_before": negative_log_likelihood(targets, probabilities),
+        "log_likelihood_loss": negative_log_likelihood(targets, after),
+        "share_sure": float(sure.mean()),
+        "accuracy_where_sure": float(right[sure].mean()) if sure.any() else 0.0,
+    }
+
+
+def facts_as_text(facts: Mapping[str, Any]) -> str:
+    """What `calibration_facts` found, on one line."""
+    return (
+        f"calibration error {facts['calibration_error_before']:.2%} before, "
+        f"{facts['calibration_error']:.2%} after, {facts['share_sure']:.2%} of answers sure, of "
+        f"these {facts['accuracy_where_sure']:.2%} right"
+    )
+
+
+def softmax_head(model: keras.Model) -> keras.layers.Dense | None:
+    """The layer whose softmax is a model's answer; `None` if it answers otherwise."""
+    *_, last = model.layers
+    softmax = isinstance(last, keras.layers.Dense) and last.activation is keras.activations.softmax
+    return last if softmax and len(model.outputs) == 1 else None
+
+
+def scale_temperature(model: keras.Model, temperature: float) -> None:
+    """Divides a classifier's logits by a temperature, in the weights of its last layer.
+
+    So the calibrated model has no more layers than the model, and is saved, streamed and exported
+    like it. Its answers stay the same, as the largest logit stays the largest.
+
+    Args:
+        model: one with a `softmax_head`.
+        temperature: as `fit_temperature` found it.
+
+    Raises:
+        ValueError: if the answer is no softmax of one Dense layer.
+    """
+    head = softmax_head(model)
+    if head is None:
+        raise ValueError(
+            "scale_temperature: `model` must answer with the softmax of a Dense layer; received "
+            f"{model.name!r}, whose last layer is {model.layers[-1].name!r}. Numbers, texts and "
+            "averages of frames have no temperature."
+        )
+    head.set_weights([weight / temperature for weight in head.get_weights()])
+
+
+def _checked(function, targets, probabilities) -> tuple[np.ndarray, np.ndarray]:
+    targets = as_numbers(f"{function}: `targets`", targets, kinds="iu")
+    probabilities = as_numbers(f"{function}: `probabilities`", probabilities)
+    if probabilities.ndim != 2 or targets.shape != (len(probabilities),) or not targets.size:
+        raise ValueError(
+            f"{function}: `targets` (N,) and `probabilities` (N, num_classes) must have the same "
+            f"N, 1 at least; received {targets.shape} and {probabilities.shape}."
+        )
+    if targets.min() < 0 or targets.max() >= probabilities.shape[1]:
+        raise ValueError(
+            f"{function}: `targets` must be 0 to {probabilities.shape[1] - 1}; received "
+            f"{targets.min()} to {targets.max()}."
+        )
+    return targets, probabilities
