@@ -19,6 +19,19 @@ def test_one_class_with_all_probabilities():
     json.dumps(answer)
 
 
+def test_an_answer_below_the_threshold_is_unsure():
+    answers = np.array([[0.25, 0.75], [0.6, 0.4]])
+    told = as_json("probabilities", answers, NAMES, unsure_below=0.75)
+    assert [step["unsure"] for step in told["steps"]] == [False, True]
+    assert as_text(told) == "step 1: storm (75.0%)\nstep 2: unsure: calm (60.0%)"
+    assert as_text(as_json("probabilities", answers[1], NAMES, unsure_below=0.75)) == (
+        "unsure: calm (60.0%)\n   60.0%  calm\n   40.0%  storm"
+    )
+    assert as_json("values", answers[1], unsure_below=0.75) == {"values": [0.6, 0.4]}
+    with pytest.raises(ValueError, match="`unsure_below` must be 0 to 1, or None; received '1'"):
+        as_json("probabilities", answers[1], NAMES, unsure_below="1")
+
+
 def test_one_class_at_each_step():
     answer = as_json("probabilities", np.array([[0.25, 0.75], [0.9, 0.1]]), NAMES)
     assert [step["label"] for step in answer["steps"]] == ["storm", "calm"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from typing import get_args
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from keras_cnnlstm import benchmark, cli
+from keras_cnnlstm.answers import headline
+from keras_cnnlstm.calibration import scaled
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.export import Format
 from keras_cnnlstm.objectives import build_model
-from keras_cnnlstm.runs import load_run, new_run_dir, save_model
+from keras_cnnlstm.runs import load_model, load_run, new_run_dir, save_model
 from keras_cnnlstm.sources import open_source
 
 
@@ -80,12 +83,65 @@ def test_predict_answers_as_the_model_does(trained, capsys):
     assert answer["label"] == loaded.class_names[answer["class_id"]]
     assert cli.main(["predict", str(run), *map(str, files)]) == 0
     first, *rest = capsys.readouterr().out.splitlines()
-    assert first.startswith(answer["label"] + " (")
+    assert first == headline(answer)
     assert len(rest) == 7
     assert cli.main(["predict", str(run), *map(str, files), "--invert", "--json"]) == 0
     inverted = json.loads(capsys.readouterr().out)
     expected = loaded.model.predict(255 - frames, verbose=0)[0]
     np.testing.assert_allclose(list(inverted["probabilities"].values()), expected, rtol=1e-6)
+
+
+class TestCalibrate:
+    """The command, on a copy of the run."""
+
+    @pytest.fixture
+    def run(self, trained, tmp_path):
+        shutil.copytree(trained[0], tmp_path / "run")
+        return tmp_path / "run"
+
+    def test_training_ends_with_it_and_again_it_finds_the_same(self, run, capsys):
+        stored = (run / "calibration.json").read_text()
+        weights = load_run(run).model.get_weights()
+        assert cli.main(["calibrate", str(run)]) == 0
+        assert (run / "calibration.json").read_text() == stored
+        for a, b in zip(weights, load_run(run).model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+        out = capsys.readouterr().out
+        assert out.startswith(f"temperature {load_run(run).calibration.temperature:.3f}; of ")
+        assert "answers to validation data: calibration error" in out
+
+    def test_probabilities_change_and_labels_do_not(self, run):
+        loaded, raw = load_run(run), load_model(run / "model.keras")
+        frames = np.random.default_rng(0).integers(0, 256, (64, 4, 28, 28, 1), np.uint8)
+        answers, before = (m.predict(frames, verbose=0) for m in (loaded.model, raw))
+        expected = scaled(before, loaded.calibration.temperature)
+        np.testing.assert_allclose(answers, expected, atol=1e-5)
+        np.testing.assert_array_equal(answers.argmax(1), before.argmax(1))
+        assert np.abs(answers - before).max() > 1e-4
+
+    @pytest.mark.parametrize("threshold", ["0", "1"])
+    def test_the_threshold_decides_what_is_unsure(self, run, threshold, capsys):
+        assert cli.main(["calibrate", str(run), "--unsure-below", threshold, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["unsure_below"] == float(threshold)
+        files = [str(f) for f in sorted((run / "example").glob("*.png"))]
+        for command in (["predict", str(run), *files], ["stream", str(run), str(run / "example")]):
+            assert cli.main(command) == 0
+            assert ("unsure: " in capsys.readouterr().out) == (threshold == "1")
+
+    def test_what_cannot_be_calibrated(self, run, fails, tmp_path):
+        assert "`unsure_below` must be a probability, 0 to 1; received 2" in fails(
+            "calibrate", run, "--unsure-below", "2"
+        )
+        (run / "calibration.json").write_text('{"temperature": 0}')
+        assert "`temperature` must be 0.05 to 20; received 0" in fails("calibrate", run)
+        config = TrainConfig(task="running_sum", run_dir=str(tmp_path / "sum"))
+        save_model(build_run_model(config), new_run_dir(config) / "model.keras")
+        assert "running_sum, which has no temperature" in fails("calibrate", tmp_path / "sum")
+
+
+def build_run_model(config):
+    source = open_source(config)
+    return build_model(config, source.task, source.image_shape)
 
 
 def run_alone(*command):
@@ -123,6 +179,7 @@ def test_predict_answers_the_same_from_a_run_and_from_its_exports(trained, form,
         answers.append(json.loads(capsys.readouterr().out))
     by_run, by_export = answers
     assert by_export["label"] == by_run["label"]
+    assert by_export["unsure"] == by_run["unsure"]
     assert list(by_export["probabilities"]) == list(by_run["probabilities"])
     np.testing.assert_allclose(
         list(by_export["probabilities"].values()), list(by_run["probabilities"].values()), atol=2e-2
@@ -188,10 +245,9 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name, options in UNUSUAL.items():
         config = TrainConfig(**options, run_dir=str(folder / name))
-        source = open_source(config)
         path = new_run_dir(config)
-        save_model(build_model(config, source.task, source.image_shape), path / "model.keras")
-        source.save(path)
+        save_model(build_run_model(config), path / "model.keras")
+        open_source(config).save(path)
     return folder
 
 
@@ -291,7 +347,7 @@ def test_bad_frames(fails, trained, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {train, evaluate, predict"),
+        ([], "Expected one of {train, evaluate, "),
         (["fly"], "fly"),
         (["train", "--fly"], "Unrecognized options: --fly"),
         (["train", "--batch-size", "many"], "--batch-size"),
