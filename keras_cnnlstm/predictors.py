@@ -6,7 +6,7 @@ Frames are brought to the model's form, and frames of a clip chosen, as in its t
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from keras_cnnlstm.artefacts import load_artefact, located
 from keras_cnnlstm.clips import Clip, probe, read_clip, sample_indices
 from keras_cnnlstm.frames import load_frames
 from keras_cnnlstm.videos import VIDEO_SUFFIXES
+
+if TYPE_CHECKING:
+    from keras_cnnlstm.runs import Run
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,10 @@ class Predictor:
         predict: batches of frames, and lengths or `None`, to the model's first output.
         input_shape: `(T, H, W, C)`, T `None` for any number; or `(H, W, C)` of one image.
         takes_lengths: whether sequences may be shorter than T.
-        output: name of the first output: "probabilities", "values" or "logits".
-        class_names: names of the classes, in the order of the outputs.
+        output: name of the first output: "probabilities", "values", "logits" or "words".
+        class_names: names of the classes, or words, in the order of the outputs.
         task: what the model was trained for, as an export's metadata tell it; of clips with
-            `sampling`, `stride` and `invert`.
+            `sampling`, `stride` and `invert`; with `unsure_below` if it was calibrated.
     """
 
     predict: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
@@ -73,7 +76,7 @@ class Predictor:
         """
         self._check_count(len(paths), "image files, one for each frame")
         height, width, channels = self.input_shape[-3:]
-        return self._answer(
+        return self.answer_frames(
             load_frames(
                 paths,
                 image_size=(height or 1, width or 1),
@@ -85,6 +88,26 @@ class Predictor:
     def answer_clip(self, path: Path, *, invert: bool = False) -> dict[str, Any]:
         """The answer for a folder of frames or a video.
 
+        Args:
+            path: the folder, or the video.
+            invert: turn the frames negative.
+
+        Returns:
+            The answer as `answers.as_json` tells it, and `frames`, how many the clip has, and
+            `read`, the indices of those that were read.
+
+        Raises:
+            ValueError: if the clip cannot be read, or has too few or too many frames.
+            FileNotFoundError: if there is none.
+        """
+        frames, indices, count = self.clip_frames(path, invert=invert)
+        return {**self.answer_frames(frames), "frames": count, "read": indices.tolist()}
+
+    def clip_frames(
+        self, path: Path, *, invert: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """The frames of a folder or a video that the model is to read.
+
         A model of clips reads those frames of a longer one that its training would choose in
         validation; any other model must get as many as it takes, since none is dropped silently.
 
@@ -93,8 +116,7 @@ class Predictor:
             invert: turn the frames negative.
 
         Returns:
-            The answer as `answers.as_json` tells it, and `frames`, how many the clip has, and
-            `read`, the indices of those that were read.
+            Frames `(n, H, W, C)` uint8, their indices `(n,)`, and how many the clip has.
 
         Raises:
             ValueError: if the clip cannot be read, or has too few or too many frames.
@@ -116,7 +138,7 @@ class Predictor:
             channels=channels or 1,
             invert=invert != self._inverts,
         )
-        return {**self._answer(frames), "frames": count, "read": indices.tolist()}
+        return frames, indices, count
 
     @property
     def _inverts(self) -> bool:
@@ -128,8 +150,15 @@ class Predictor:
             expected = f"{low} to {high}" if low < (high or low) else f"{low}"
             raise ValueError(f"frames: expected {expected} {what}; received {count}.")
 
-    def _answer(self, frames):
-        """What the model says of frames `(n, H, W, C)`."""
+    def answer_frames(self, frames: np.ndarray) -> dict[str, Any]:
+        """The answer for frames in the model's form.
+
+        Args:
+            frames: `(n, H, W, C)` uint8, as many as it takes; for a model of one image one.
+
+        Returns:
+            The answer as `answers.as_json` tells it.
+        """
         count, lengths = len(frames), None
         if self.takes_lengths:
             missing = (self.input_shape[0] or count) - count
@@ -140,7 +169,8 @@ class Predictor:
         (answer,) = self.predict(batch, lengths)
         if self.takes_lengths and answer.ndim == 2:
             answer = answer[:count]  # the steps after it are padding
-        return as_json(self.output, answer, self.class_names)
+        unsure_below = self.task.get("unsure_below")
+        return as_json(self.output, answer, self.class_names, unsure_below=unsure_below)
 
 
 def kind_of(path: Path) -> str:
@@ -161,19 +191,28 @@ def kind_of(path: Path) -> str:
     return kind
 
 
-def open_predictor(path: Path) -> Predictor:
+def open_predictor(path: Path, *, beam: int | None = None) -> Predictor:
     """Opens a run directory, or an export of any format.
 
     A SavedModel is code: open only what you or someone you trust exported.
 
+    Args:
+        path: the directory.
+        beam: as in `run_predictor`.
+
     Raises:
         FileNotFoundError: if there is neither.
-        ValueError: if it cannot be read.
+        ValueError: if it cannot be read, or `beam` is given for what says no sentences.
     """
-    return _of_run(path) if kind_of(path) == "run" else _of_artefact(path)
+    return _of_run(path, beam) if kind_of(path) == "run" else _of_artefact(path, beam)
 
 
-def _of_artefact(path):
+def _of_artefact(path, beam):
+    if beam is not None:
+        raise ValueError(
+            f"beam: expected a run directory, since an export says the likeliest word after each "
+            f"other; received {beam} with {path}. Leave it out."
+        )
     artefact = load_artefact(path)
     return Predictor(
         artefact.predict,
@@ -185,21 +224,59 @@ def _of_artefact(path):
     )
 
 
-def _of_run(path):
+def _of_run(path, beam):
     from keras_cnnlstm.runs import load_run  # needs Keras, which a small export does without
 
-    run = load_run(path)
-    inputs = {tensor.name: tensor for tensor in run.model.inputs}
+    return run_predictor(load_run(path), beam=beam)
 
-    def predict(frames, lengths):
-        given = frames if lengths is None else {"frames": frames, "lengths": lengths}
-        return run.model.predict(given, verbose=0)
+
+def run_predictor(run: "Run", *, beam: int | None = None) -> Predictor:
+    """What answers for frames with the model of an open run.
+
+    Args:
+        run: the run.
+        beam: of a describer: how many beginnings of a sentence to follow side by side; by default
+            it says the likeliest word after each other.
+
+    Raises:
+        ValueError: if `beam` is given for a model that says no sentences.
+    """
+    inputs = {tensor.name: tensor for tensor in run.model.inputs}
+    if "words" in inputs:
+        output, predict = "words", _speaking(run.model, beam)
+    elif beam is not None:
+        raise ValueError(
+            f"beam: expected a describer, which says sentences; {run.path} holds "
+            f"{run.config.model}. Leave it out."
+        )
+    else:
+        output, predict = run.model.output_names[0], _predicting(run.model)
 
     return Predictor(
         predict,
         tuple(inputs["frames"].shape[1:]),
         "lengths" in inputs,
-        run.model.output_names[0],
+        output,
         run.class_names,
-        run.config.reading,
+        run.reading,
     )
+
+
+def _predicting(model):
+    """A function from frames, and lengths or `None`, to what the model answers."""
+
+    def predict(frames, lengths):
+        given = frames if lengths is None else {"frames": frames, "lengths": lengths}
+        return model.predict(given, verbose=0)
+
+    return predict
+
+
+def _speaking(model, beam):
+    """A function from frames, and lengths or `None`, to the words `(B, L)` of a describer."""
+    from keras_cnnlstm.describer import beam_search, greedy_model
+
+    if beam is not None:
+        return lambda frames, lengths: beam_search(model, frames, beam, lengths=lengths).words[:, 0]
+    speak = _predicting(greedy_model(model))
+    return lambda frames, lengths: speak(frames, lengths)["words"]
