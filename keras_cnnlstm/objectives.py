@@ -38,11 +38,18 @@ class Objective:
         loss: the loss. Steps of weight 0 neither count nor dilute it.
         metric: of training and validation; weighted as the loss.
         smaller_is_better: whether the best epoch has the smallest value of the metric.
+        recall: which classes are learned and which are not yet; of tasks with classes.
     """
 
     loss: keras.losses.Loss
     metric: keras.metrics.Metric
     smaller_is_better: bool = False
+    recall: "ClassRecall | None" = None
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """All that are to be measured."""
+        return [self.metric] if self.recall is None else [self.metric, self.recall]
 
     def better(self, value: float, best: float | None) -> bool:
         """Whether `value` beats the best so far."""
@@ -61,7 +68,60 @@ def objective_for(task: Task) -> Objective:
     return Objective(
         keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight"),
         keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+        recall=ClassRecall(task.num_classes),
     )
+
+
+@keras.saving.register_keras_serializable(package="keras_cnnlstm")
+class ClassRecall(keras.metrics.Metric):
+    """The share of each class that is answered rightly, and as one number their mean.
+
+    The mean is the macro recall, over the classes that have occurred.
+
+    Args:
+        num_classes: how many classes there are.
+        name: the metric's name.
+
+    Example:
+
+    >>> metric = ClassRecall(3)
+    >>> metric.update_state([0, 0, 1], [[0.9, 0.1, 0], [0.2, 0.8, 0], [0.3, 0.7, 0]])
+    >>> float(metric.result()), metric.by_class()
+    (0.75, [0.5, 1.0, None])
+    """
+
+    def __init__(self, num_classes: int, name: str = "macro_recall", **options: Any):
+        super().__init__(name=name, **options)
+        self.num_classes = num_classes
+        self.right = self.add_variable((num_classes,), "zeros", name="right")
+        self.count = self.add_variable((num_classes,), "zeros", name="count")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Adds targets `(...)`, answers `(..., num_classes)`, and what each of them counts."""
+        y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+        classes = ops.one_hot(ops.reshape(y_true, (-1,)), self.num_classes, dtype=self.dtype)
+        answers = ops.argmax(ops.reshape(y_pred, (-1, self.num_classes)), axis=-1)
+        if sample_weight is not None:
+            weight = ops.reshape(ops.cast(sample_weight, self.dtype), (-1, 1))
+            classes = classes * weight  # (N, num_classes)
+        hits = classes * ops.one_hot(answers, self.num_classes, dtype=self.dtype)
+        self.count.assign(self.count + ops.sum(classes, axis=0))
+        self.right.assign(self.right + ops.sum(hits, axis=0))
+
+    def result(self) -> Any:
+        """The macro recall."""
+        recalls = self.right / ops.maximum(self.count, 1e-9)
+        occurred = ops.cast(self.count > 0, self.dtype)
+        return ops.sum(recalls) / ops.maximum(ops.sum(occurred), 1.0)
+
+    def by_class(self) -> list[float | None]:
+        """The recall of each class; `None` of one that has not occurred."""
+        right, count = (ops.convert_to_numpy(ops.convert_to_tensor(v)) for v in self.variables)
+        return [float(r / n) if n else None for r, n in zip(right, count, strict=True)]
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, for Keras to make it again."""
+        return {**super().get_config(), "num_classes": self.num_classes}
 
 
 @keras.saving.register_keras_serializable(package="keras_cnnlstm")
@@ -164,7 +224,7 @@ def adopt_weights(model: keras.Model, source: keras.Model) -> list[str]:
 
 
 def compile_model(model: keras.Model, config: TrainConfig, objective: Objective) -> None:
-    """Compiles a model for training: optimizer, schedule, loss and metric."""
+    """Compiles a model for training: optimizer, schedule, loss and metrics."""
     rate: Any = config.learning_rate
     if config.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, config.num_steps)
@@ -172,4 +232,4 @@ def compile_model(model: keras.Model, config: TrainConfig, objective: Objective)
     if config.weight_decay:
         settings["weight_decay"] = config.weight_decay
     optimizer = keras.optimizers.get({"class_name": config.optimizer, "config": settings})
-    model.compile(optimizer, objective.loss, weighted_metrics=[objective.metric])
+    model.compile(optimizer, objective.loss, weighted_metrics=objective.metrics)

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -35,12 +35,14 @@ class RunWriter(keras.callbacks.Callback):
         config: the options of the run.
         whole: the model to save: the one that is trained, or one that shares its layers.
         checkpoint: where to go on from; by default from the start.
+        class_names: names of the classes, in the order of their indices.
         anywhere: whether a flag is set on any of the workers that train together, each of which
             asks at the same batches.
 
     Attributes:
         step: batches trained.
         history: a row of numbers for each whole epoch.
+        recalls: for each of them the recall of each class in the validation, if there are classes.
         seconds: spent in training, before the checkpoint too.
         average: of the weights, if the options ask for one.
         told_to_stop: set it to save after this batch and raise `TrainingStopped`.
@@ -54,6 +56,7 @@ class RunWriter(keras.callbacks.Callback):
         whole: keras.Model,
         checkpoint: Checkpoint | None = None,
         *,
+        class_names: Sequence[str] = (),
         anywhere: Callable[[bool], bool] | None = None,
     ):
         super().__init__()
@@ -61,14 +64,17 @@ class RunWriter(keras.callbacks.Callback):
         self.objective = objective
         self.config = config
         self.whole = whole
+        self.class_names = class_names
         self.metric = f"val_{objective.metric.name}"
         self.history: list[dict[str, float]] = []
+        self.recalls: list[list[float | None]] = []
         self.step, self.seconds = 0, 0.0
         self.average: WeightAverage | None = None
         self._checkpoint, self._since = checkpoint, time.perf_counter()
         if checkpoint:
             self.step = checkpoint.step
             self.history = checkpoint.facts["history"]
+            self.recalls = checkpoint.facts["recalls"]
             self.seconds = checkpoint.facts["seconds"]
         self.told_to_stop = self._stopping = False
         self._anywhere = anywhere
@@ -142,10 +148,11 @@ class RunWriter(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}}
         self.history.append(row)
-        with replacing(self.path / "history.csv") as file, file.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, row.keys())
-            writer.writeheader()
-            writer.writerows(self.history)
+        _write_csv(self.path / "history.csv", row.keys(), map(dict.values, self.history))
+        if self.objective.recall:
+            self.recalls.append(self.objective.recall.by_class())  # of the validation just done
+            rows = ([epoch, *recalls] for epoch, recalls in enumerate(self.recalls, start=1))
+            _write_csv(self.path / "recall.csv", ["epoch", *self.class_names], rows)
         if self.best_epoch == len(self.history) - 1:
             # A second model of the same layers has no optimizer: a third of the file's size.
             bare = keras.Model(self.whole.inputs, self.whole.outputs, name=self.whole.name)
@@ -159,7 +166,7 @@ class RunWriter(keras.callbacks.Callback):
         now = time.perf_counter()
         self.seconds += now - self._since
         self._since = now
-        facts = {"history": self.history, "seconds": self.seconds}
+        facts = {"history": self.history, "recalls": self.recalls, "seconds": self.seconds}
         folder = self.path / "checkpoints"
         save_checkpoint(folder, self.model, self.step, facts, self._averages)
         if self._stopping:
@@ -167,6 +174,14 @@ class RunWriter(keras.callbacks.Callback):
                 f"stopped after batch {self.step:,} of {self.config.num_steps:,}; go on with: "
                 f"keras-cnnlstm train --resume {self.path}"
             )
+
+
+def _write_csv(path: Path, names: Iterable[str], rows: Iterable[Iterable]) -> None:
+    """Writes rows of numbers; what is `None` is left empty."""
+    with replacing(path) as file, file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(names)
+        writer.writerows(rows)
 
 
 @contextlib.contextmanager

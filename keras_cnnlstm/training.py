@@ -197,7 +197,10 @@ def _fit(model, config, source, runtime, path, checkpoint) -> RunWriter:
             model.get_layer(name).trainable = False
     objective = objective_for(source.task)
     anywhere = runtime.on_any_worker if runtime.num_workers > 1 else None
-    writer = RunWriter(path, objective, config, model, checkpoint, anywhere=anywhere)
+    names = source.task.class_names
+    writer = RunWriter(
+        path, objective, config, model, checkpoint, class_names=names, anywhere=anywhere
+    )
     model = runtime.fit_model(_trained_part(model, config, source))
     compile_model(model, config, objective)
     steps = config.steps_per_epoch

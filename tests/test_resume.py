@@ -40,7 +40,8 @@ def whole(tmp_path_factory):
 
 def assert_same(run, whole):
     """Weights, history, scores and the last checkpoint are equal bit for bit."""
-    assert (run.path / "history.csv").read_bytes() == (whole.path / "history.csv").read_bytes()
+    for name in ("history.csv", "recall.csv"):
+        assert (run.path / name).read_bytes() == (whole.path / name).read_bytes()
     assert run.metrics["test"] == whole.metrics["test"]
     assert run.metrics["training"]["best_epoch"] == whole.metrics["training"]["best_epoch"]
     for a, b in zip(run.model.get_weights(), whole.model.get_weights(), strict=True):

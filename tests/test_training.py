@@ -15,8 +15,8 @@ from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.digits import LabeledImages
 from keras_cnnlstm.evaluation import score
 from keras_cnnlstm.files import replacing
-from keras_cnnlstm.runs import load_run
-from keras_cnnlstm.sources import batches_to_score, digit_task
+from keras_cnnlstm.runs import load_model, load_run
+from keras_cnnlstm.sources import batches_to_score, digit_task, open_source
 from keras_cnnlstm.tasks import Trend
 from keras_cnnlstm.training import train
 
@@ -42,6 +42,7 @@ def test_a_run_is_a_directory(run):
         "checkpoints/step-00000060.npz", "checkpoints/step-00000120.npz",
         "checkpoints/step-00000180.npz", "config.json", "confusion.png", "example/1.png",
         "example/2.png", "history.csv", "history.png", "lock", "metrics.json", "model.keras",
+        "recall.csv",
     ]  # fmt: skip
     for name in ("history.png", "confusion.png", "example/1.png"):
         with Image.open(run.path / name) as image:
@@ -52,10 +53,26 @@ def test_a_run_is_a_directory(run):
 def test_history_has_a_line_an_epoch_and_the_best_one_is_kept(run):
     rows = list(csv.DictReader((run.path / "history.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    assert rows[0].keys() == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy"}
+    names = {"loss", "accuracy", "macro_recall"}
+    assert rows[0].keys() == {"epoch", *names, *(f"val_{name}" for name in names)}
     best = np.argmax([float(row["val_accuracy"]) for row in rows]) + 1
     assert run.metrics["training"]["best_epoch"] == best
     assert run.metrics["training"]["sequences"] == 3 * 60 * 32
+
+
+def test_recalls_of_each_epoch_are_those_of_the_validation(run):
+    rows = list(csv.DictReader((run.path / "recall.csv").read_text().splitlines()))
+    assert list(rows[0]) == ["epoch", "constant", "rising", "falling"]
+    history = list(csv.DictReader((run.path / "history.csv").read_text().splitlines()))
+    for row, epoch in zip(rows, history, strict=True):
+        assert row["epoch"] == epoch["epoch"]
+        mean = np.mean([float(row[name]) for name in run.class_names])
+        assert float(epoch["val_macro_recall"]) == pytest.approx(mean, abs=1e-6)
+    best = run.metrics["training"]["best_epoch"] - 1
+    source = open_source(run.config)
+    again = score(run.model, {"validation": source.validation()}, source.task)["validation"]
+    for name, entry in again["classes"].items():
+        assert float(rows[best][name]) == pytest.approx(entry["recall"], abs=1e-6)
 
 
 def test_loading_brings_back_model_config_and_names(run):
