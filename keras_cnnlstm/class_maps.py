@@ -108,7 +108,7 @@ def enlarged(maps: np.ndarray, sides: Sequence[int]) -> np.ndarray:
 
 def _last_maps(model, units, inputs):
     """The last convolutional layer, or one after it with the same axes that is no pooling."""
-    heard: list[tuple[keras.Layer, int]] = []
+    heard = []
     with contextlib.ExitStack() as stack:
         for unit in units:
             # LSTMs may return tuples, which are no maps.

@@ -97,6 +97,11 @@ def grad_cam(
     frame's maps have weights of their own. Then enlarged to the frame's size, bilinearly, and
     divided by the largest number of the sequence, so that frames can be compared.
 
+    Look at it for *where* in a frame, and at `occlusion` for *which* frame: the gradient of an
+    early frame can be small or turned because the LSTM's gates are saturated. And a network that
+    flattens its maps, as `encoders.conv_pool` does, weighs each place by itself, of which the mean
+    is taken here; one that ends in an average over places (`residual_cnn`) is shown exactly.
+
     While it works, the model's own layers are listened to and its softmax is left out: do not
     call the model in another thread meanwhile.
 

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure, SubFigure
 
 from keras_cnnlstm.arguments import as_array, as_numbers, check_names, is_number, told
 
+_HEAT = 0.7  # opacity of the hottest place over a frame
 _MOST = 100  # frames side by side that a picture can show
 
 
@@ -121,7 +123,7 @@ def plot_sequence(
     Raises:
         ValueError: if the arguments do not fit together.
     """
-    frames = _checked_frames(frames)
+    frames = _checked_frames(frames, "plot_sequence")
     if probabilities is not None:
         probabilities = _checked_probabilities(probabilities, class_names)
     time = len(frames)
@@ -142,9 +144,49 @@ def plot_sequence(
         axes.invert_yaxis()
         axes.spines[["top", "right", "bottom"]].set_visible(False)
     for t, axes in enumerate(np.atleast_1d(top.subplots(1, time))):
-        axes.imshow(frames[t].squeeze(-1) if frames.shape[-1] == 1 else frames[t], cmap="gray")
+        _draw_frame(axes, frames[t])
         axes.set_title(f"step {t + 1}", fontsize=8)
-        axes.axis("off")
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def plot_explanation(
+    frames: np.ndarray,
+    maps: np.ndarray | None = None,
+    changes: np.ndarray | Sequence[float] | None = None,
+    *,
+    title: str = "",
+) -> Figure:
+    """Draws where and on which frames an answer hangs: heat over the frames, and bars beneath.
+
+    Args:
+        frames: `(T, H, W, C)` uint8, C is 1 or 3.
+        maps: `(T, H, W)` in [0, 1], as `explanations.grad_cam` returns them for a sequence.
+        changes: `(T,)`, as `explanations.occlusion` returns them for a sequence.
+        title: a line above the frames.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ValueError: if the arguments do not fit together.
+    """
+    frames = _checked_frames(frames, "plot_explanation")
+    maps, changes = _checked_explanation(frames, maps, changes)
+    time, rows = len(frames), 1 if changes is None else 2
+    figure = Figure(figsize=(max(4.5, 1.4 * time), 1.0 + 1.05 * rows), layout="constrained")
+    ratios = (1.4, 0.8)[:rows]
+    grid = figure.subplots(rows, time, squeeze=False, sharey="row", height_ratios=ratios)
+    for t, axes in enumerate(grid[0]):
+        _draw_frame(axes, frames[t])
+        axes.set_title(f"step {t + 1}", fontsize=8)
+        if maps is not None:
+            heat = colormaps["inferno"](maps[t])  # (H, W, 4)
+            heat[..., 3] = _HEAT * maps[t]
+            axes.imshow(heat)
+    if changes is not None:
+        _draw_changes(grid[1], changes)
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
@@ -177,12 +219,49 @@ def _check_label(what, value):
         raise ValueError(f"{what} must be a line of text; received {told(value)}.")
 
 
-def _checked_frames(frames) -> np.ndarray:
-    frames = as_array("plot_sequence: `frames`", frames)
+def _draw_frame(axes, frame):
+    axes.imshow(frame.squeeze(-1) if frame.shape[-1] == 1 else frame, cmap="gray")
+    axes.axis("off")
+
+
+def _draw_changes(row, changes):
+    """A bar for each step, all of one scale, with its number above or beneath it."""
+    low, high = min(0, *changes), max(0, *changes)
+    room = 0.35 * max(high - low, 1e-6)
+    for axes, change in zip(row, changes, strict=True):
+        bar = axes.bar([0], [change], 0.5, color="tab:blue" if change >= 0 else "tab:orange")
+        axes.bar_label(bar, [f"{change:+.2f}"], padding=2, fontsize=8)
+        axes.axhline(0, color="black", lw=0.8)
+        axes.set(xlim=(-0.6, 0.6), ylim=(low - (room if low < 0 else 0), high + room), xticks=[])
+        axes.spines[["top", "right", "bottom", "left"]].set_visible(False)
+        axes.tick_params(left=False, labelleft=False)
+    row[0].set_ylabel("change by\nblanking", fontsize=8)
+
+
+def _checked_explanation(frames, maps, changes):
+    if maps is not None:
+        maps = as_numbers("plot_explanation: `maps`", maps)
+        if maps.shape != frames.shape[:3] or maps.min() < 0 or maps.max() > 1:
+            raise ValueError(
+                f"plot_explanation: `maps` must be of shape {frames.shape[:3]} in [0, 1], as "
+                f"`frames` are; received {told(maps)}."
+            )
+    if changes is not None:
+        changes = as_numbers("plot_explanation: `changes`", changes)
+        if changes.shape != frames.shape[:1]:
+            raise ValueError(
+                f"plot_explanation: `changes` must be of shape ({len(frames)},); received "
+                f"{changes.shape}."
+            )
+    return maps, changes
+
+
+def _checked_frames(frames, function) -> np.ndarray:
+    frames = as_array(f"{function}: `frames`", frames)
     fits = frames.ndim == 4 and frames.size and frames.shape[-1] in (1, 3) and len(frames) <= _MOST
     if not fits or frames.dtype != np.uint8:
         raise ValueError(
-            f"plot_sequence: `frames` must be uint8 of shape (T, H, W, C), T 1 to {_MOST}, C 1 or "
+            f"{function}: `frames` must be uint8 of shape (T, H, W, C), T 1 to {_MOST}, C 1 or "
             f"3; received {frames.dtype} of {frames.shape}."
         )
     return frames

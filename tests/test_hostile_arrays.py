@@ -21,6 +21,7 @@ from keras_cnnlstm import (
     clips,
     digits,
     encoders,
+    explanations,
     frames,
     memory,
     models,
@@ -302,6 +303,21 @@ CASES = {
     "plots.plot_sequence": call(
         plots.plot_sequence, frames=like((2, 8, 8, 1), "uint8"),
         probabilities=like((2,), "float32", "ones", optional=True), class_names=NAMES,
+    ),
+    "plots.plot_explanation": call(
+        plots.plot_explanation, frames=like((2, 8, 8, 1), "uint8"),
+        maps=like((2, 8, 8), "float32", "ones", optional=True),
+        changes=like((2,), "float32", optional=True),
+    ),
+    "explanations.occlusion": call(
+        lambda **arguments: explanations.occlusion(toy(), **arguments),
+        frames=like((2, 4, 8, 8, 1), "uint8"), class_ids=like((2,), "int64", "ones", optional=True),
+        blank=of("zeros", "mean"),
+    ),
+    "explanations.grad_cam": call(
+        lambda **arguments: explanations.grad_cam(toy(), **arguments),
+        frames=like((2, 4, 8, 8, 1), "uint8"), class_ids=like((2,), "int64", "ones", optional=True),
+        layer=of(None, "conv1"),
     ),
     "frames.load_frames": call(
         frames.load_frames, paths=of([], ["no.png"], "no.png"), image_size=of((8, 8)),
