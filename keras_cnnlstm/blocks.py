@@ -210,10 +210,15 @@ def rescaled(frames: keras.KerasTensor, low: float = 0.0, high: float = 1.0) -> 
     return layers.Rescaling((high - low) / 255, low, dtype="float32", name="rescale")(frames)
 
 
-def dense_stack(x: keras.KerasTensor, units: Sequence[int], dropout: float) -> keras.KerasTensor:
-    """Fully connected layers with ReLU, `dense1`, `dense2`, ..., each with its dropout."""
+def dense_stack(
+    x: keras.KerasTensor, units: Sequence[int], dropout: float, *, option: str = "units"
+) -> keras.KerasTensor:
+    """Fully connected layers with ReLU, `dense1`, `dense2`, ..., each with its dropout.
+
+    `option` is what the caller's argument for the units is called, for errors.
+    """
     for i, width in enumerate(units, start=1):
-        check_weights("dense_stack", "units", x.shape[-1], width)
+        check_weights("dense_stack", option, x.shape[-1], width)
         x = layers.Dense(width, activation="relu", name=f"dense{i}")(x)
         if dropout:
             x = layers.Dropout(dropout, name=f"dropout{i}")(x)

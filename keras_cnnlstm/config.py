@@ -339,7 +339,7 @@ class TrainConfig(ModelConfig):
         """
         try:
             values = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # bad JSON, or a number of too many digits
             raise ValueError(
                 f"config: expected a JSON object; received bad JSON ({error})."
             ) from error
@@ -348,8 +348,8 @@ class TrainConfig(ModelConfig):
         unknown = sorted(values.keys() - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(
-                f"config: expected options of TrainConfig; received {unknown} too. Was it written "
-                "by another version?"
+                f"config: expected options of TrainConfig; received {unknown!r:.200} too. Was it "
+                "written by another version?"
             )
         return cls(**values)
 
@@ -408,7 +408,7 @@ _RANGES = (
 def _check_type(name, value, expected) -> None:
     """Refuses a value whose type (or, for a Literal, value) the annotation does not allow."""
     if not _matches(value, expected):
-        raise ValueError(f"{name}: expected {_described(expected)}; received {value!r}.")
+        raise ValueError(f"{name}: expected {_described(expected)}; received {value!r:.200}.")
 
 
 def _described(expected) -> str:

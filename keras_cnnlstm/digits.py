@@ -228,9 +228,14 @@ def _missing_files(builder) -> dict[str, str]:
         # TFDS puts the checksum into the name of each file that it has downloaded.
         digest = base64.urlsafe_b64encode(bytes.fromhex(info.checksum)).decode().rstrip("=")
         name = info.filename or url.rsplit("/", 1)[-1]
-        if not (downloads / "manual" / name).exists() and not any(downloads.rglob(f"*{digest}*")):
+        if not (downloads / "manual" / name).exists() and not _downloaded(downloads, digest):
             missing[name] = url
     return missing
+
+
+def _downloaded(downloads: Path, digest: str) -> bool:
+    """Whether a file was downloaded whole: TFDS writes its note `.INFO` before the file is there."""
+    return any(path.suffix != ".INFO" for path in downloads.rglob(f"*{digest}*"))
 
 
 def _check_reachable(builder, missing: dict[str, str]) -> None:

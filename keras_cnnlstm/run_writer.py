@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
+from keras.ops import convert_to_numpy
 
 from keras_cnnlstm.averaging import WeightAverage
 from keras_cnnlstm.checkpoints import Checkpoint, restore_checkpoint, save_checkpoint
@@ -125,18 +127,27 @@ class RunWriter(keras.callbacks.Callback):
         if self.average:
             self.average.update(self.step)
         if not math.isfinite(float((logs or {}).get("loss", 0.0))):
-            raise FloatingPointError(
-                f"train: the loss is no longer a number at batch {self.step}, in epoch "
-                f"{1 + (self.step - 1) // self.config.steps_per_epoch}. Lower learning_rate, now "
-                f"{self.config.learning_rate:g}, or use precision float32. The last checkpoint "
-                f"is kept in {self.path}."
-            )
+            raise self._no_number("the loss")
         if self.step % self.config.steps_per_epoch == 0:
             return  # saved after the validation
         every = self.config.checkpoint_steps
         self._ask()
         if self._stopping or (every and self.step % every == 0):
+            self._check_weights()
             self._save()
+
+    def _check_weights(self):
+        """Refuses to save what no training can go on from, and would push out what one can."""
+        if not all(np.isfinite(convert_to_numpy(v)).all() for v in self.model.weights):
+            raise self._no_number("a weight")
+
+    def _no_number(self, what):
+        return FloatingPointError(
+            f"train: {what} is no longer a number at batch {self.step}, in epoch "
+            f"{1 + (self.step - 1) // self.config.steps_per_epoch}. Lower learning_rate, now "
+            f"{self.config.learning_rate:g}, or use precision float32. The last checkpoint "
+            f"is kept in {self.path}."
+        )
 
     def _ask(self, now=False):
         """Sets whether to stop: where workers train together, when all of them have been asked."""
@@ -146,6 +157,7 @@ class RunWriter(keras.callbacks.Callback):
             self._stopping = self._anywhere(self.told_to_stop)
 
     def on_epoch_end(self, epoch, logs=None):
+        self._check_weights()
         row = {"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}}
         self.history.append(row)
         _write_csv(self.path / "history.csv", row.keys(), map(dict.values, self.history))

@@ -20,6 +20,7 @@ Each file is written under a temporary name and then renamed, so none is ever ha
 """
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,17 +184,32 @@ def new_run_dir(config: TrainConfig) -> Path:
 
     Raises:
         FileExistsError: if it exists.
+        OSError: if it cannot be made and written; nothing is left of it.
     """
     path = as_path("run_dir:", config.run_dir) if config.run_dir else config.default_run_dir
     try:
-        (path / "checkpoints").mkdir(parents=True)
+        path.mkdir(parents=True)
     except FileExistsError as error:
         raise FileExistsError(
             f"run_dir: expected a path that does not exist; {path} does. Give another one, or "
             "remove it."
         ) from error
-    write_text(path / "config.json", config.to_json())
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        (path / "checkpoints").mkdir()
+        write_text(path / "config.json", config.to_json())
+    except OSError as error:
+        shutil.rmtree(path)
+        raise _unwritable(path, error) from error
     return path
+
+
+def _unwritable(path, error):
+    return OSError(
+        f"run_dir: expected a directory that can be made and written; {path} cannot "
+        f"({error.strerror}). Give another one, or make room."
+    )
 
 
 def save_model(model: keras.Model, path: Path) -> None:

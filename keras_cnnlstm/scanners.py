@@ -176,7 +176,7 @@ def renet(
     x = layers.Flatten(name="flatten")(x)
     if dropout:
         x = layers.Dropout(dropout, name="dropout")(x)
-    x = dense_stack(x, dense_units, dropout)
+    x = dense_stack(x, dense_units, dropout, option="dense_units")
     return keras.Model(frames, answer(x, num_classes), name=name)
 
 

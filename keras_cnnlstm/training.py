@@ -5,6 +5,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import platform
@@ -59,6 +60,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
         BlockingIOError: if another process trains this run.
         ConnectionError: if the data is not on this machine and cannot be had.
         FloatingPointError: if the loss is no longer a number; the last checkpoint is kept.
+        OSError: if the disk is full, or cannot be written; the last checkpoint is kept.
         TrainingStopped: if the process was sent SIGTERM; the checkpoint of that batch is there.
     """
     if resume:
@@ -85,7 +87,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
     print(f"runtime   {runtime.describe()}")
     print(f"memory    {memory.describe()}")
     print(f"run       {place}", flush=True)
-    with runtime.writable(place) as path, _locked(path):
+    with runtime.writable(place) as path, _told_how_to_go_on(path), _locked(path):
         checkpoint = newest_checkpoint(place / "checkpoints") if resume else None
         if checkpoint is None:
             source.save(path)
@@ -144,6 +146,22 @@ def resumed_config(config: TrainConfig) -> TrainConfig:
             f"{'; '.join(differing)}. Leave them out, or train a new run."
         )
     return dataclasses.replace(stored, epochs=config.epochs, run_dir=config.run_dir)
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # errors of writing alone
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(path):
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise OSError(
+            f"{path}: expected a directory that can be written; {error.strerror}. What was written "
+            f"before is kept. Make room, then go on with: keras-cnnlstm train --resume {path}"
+        ) from error
 
 
 @contextlib.contextmanager
