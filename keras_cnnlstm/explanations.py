@@ -182,9 +182,11 @@ def _reads_sequences(model) -> bool:
 
 
 def _inputs(model, frames, lengths):
-    if len(model.inputs) == 1:
-        return frames
-    return {"frames": frames, "lengths": lengths.astype(np.int32)}
+    """In the structure that the model was made with; Keras warns of any other."""
+    lengths = lengths.astype(np.int32)
+    return keras.tree.map_structure(
+        lambda x: lengths if x.name == "lengths" else frames, model.input
+    )
 
 
 def _output_name(model) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from keras_cnnlstm.arguments import as_array, as_numbers, check_names, is_number, told
 
-_HEAT = 0.7  # opacity of the hottest place over a frame
+_DIMMED = 0.5  # opacity of a frame that heat lies over
 _MOST = 100  # frames side by side that a picture can show
 
 
@@ -182,8 +182,9 @@ def plot_explanation(
         _draw_frame(axes, frames[t])
         axes.set_title(f"step {t + 1}", fontsize=8)
         if maps is not None:
-            heat = colormaps["inferno"](maps[t])  # (H, W, 4)
-            heat[..., 3] = _HEAT * maps[t]
+            axes.images[0].set_alpha(_DIMMED)
+            heat = colormaps["plasma"](maps[t])  # (H, W, 4)
+            heat[..., 3] = np.sqrt(maps[t])  # faint ones too are seen
             axes.imshow(heat)
     if changes is not None:
         _draw_changes(grid[1], changes)
@@ -221,7 +222,8 @@ def _check_label(what, value):
 
 def _draw_frame(axes, frame):
     axes.imshow(frame.squeeze(-1) if frame.shape[-1] == 1 else frame, cmap="gray")
-    axes.axis("off")
+    axes.set(xticks=[], yticks=[], facecolor="black")
+    axes.spines[:].set_visible(False)
 
 
 def _draw_changes(row, changes):
@@ -235,7 +237,7 @@ def _draw_changes(row, changes):
         axes.set(xlim=(-0.6, 0.6), ylim=(low - (room if low < 0 else 0), high + room), xticks=[])
         axes.spines[["top", "right", "bottom", "left"]].set_visible(False)
         axes.tick_params(left=False, labelleft=False)
-    row[0].set_ylabel("change by\nblanking", fontsize=8)
+    row[0].set_ylabel("fall when\nblanked", fontsize=8)
 
 
 def _checked_explanation(frames, maps, changes):
