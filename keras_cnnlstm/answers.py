@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_cnnlstm.arguments import as_numbers, check_names, is_number, told
+from keras_cnnlstm.vocabulary import join
 
 
 def as_json(
@@ -21,16 +22,17 @@ def as_json(
     """An answer as a dict that JSON can hold.
 
     Args:
-        output: name of the model's output: "probabilities", "values" or "logits" (of a `crnn`).
+        output: name of the model's output: "probabilities", "values", "logits" (of a `crnn`) or
+            "words" (of a `describer` that speaks).
         answer: what the model answers for one example: `(num_classes,)`, or `(T, num_classes)`
-            for one answer at each step.
-        class_names: names of the classes, in the order of their indices.
+            for one answer at each step; of words `(L,)`.
+        class_names: names of the classes, or words, in the order of their indices.
         unsure_below: probability that a label must have, 0 to 1; by default it is not asked.
 
     Returns:
         For probabilities `label`, `class_id` and `probabilities` by name, and with `unsure_below`
-        whether it is `unsure`; for values `values`; for logits `text`; for probabilities or values
-        at each step `steps`, a list of these.
+        whether it is `unsure`; for values `values`; for logits `text`; for words `sentence`; for
+        probabilities or values at each step `steps`, a list of these.
 
     Raises:
         ValueError: if the output is none of these, or the answer does not fit it.
@@ -40,10 +42,13 @@ def as_json(
     >>> as_json("probabilities", np.array([0.25, 0.75]), ["calm", "storm"])["label"]
     'storm'
     """
-    if not isinstance(output, str) or output not in ("probabilities", "values", "logits"):
+    if not isinstance(output, str) or output not in ("probabilities", "values", "logits", "words"):
         raise ValueError(
-            f"as_json: `output` must be probabilities, values or logits; received {told(output)}."
+            "as_json: `output` must be probabilities, values, logits or words; received "
+            f"{told(output)}."
         )
+    if output == "words":
+        return {"sentence": join(answer, class_names)}
     if unsure_below is not None and not is_number(unsure_below, 0, 1):
         raise ValueError(
             f"as_json: `unsure_below` must be 0 to 1, or None; received {told(unsure_below)}."
@@ -84,11 +89,13 @@ def as_text(answer: dict[str, Any]) -> str:
 
 
 def headline(answer: dict[str, Any]) -> str:
-    """The answer itself, on one line: a label and its probability, numbers, or a text."""
+    """The answer itself, on one line: a label and its probability, numbers, a text or sentence."""
     if "values" in answer:
         return ", ".join(f"{value:.2f}" for value in answer["values"])
     if "text" in answer:
         return answer["text"] or "(no text)"
+    if "sentence" in answer:
+        return answer["sentence"] or "(no words)"
     unsure = "unsure: " if answer.get("unsure") else ""
     return f"{unsure}{answer['label']} ({answer['probabilities'][answer['label']]:.1%})"
 

@@ -13,8 +13,16 @@ from typing import Any, Literal, Self, Union, get_args, get_origin
 _EPOCHS_BUNDLED, _EPOCHS_OTHERS, _EPOCHS_CLIPS = 8, 40, 30
 
 Model = Literal[
-    "cnn_lstm", "bag_of_frames", "flat_mlp", "channel_cnn", "scan_lstm", "renet", "crnn"
+    "cnn_lstm",
+    "bag_of_frames",
+    "flat_mlp",
+    "channel_cnn",
+    "scan_lstm",
+    "renet",
+    "crnn",
+    "describer",
 ]
+Question = Literal["trend", "digits", "running_sum", "clip", "label", "text", "sentence"]
 Encoder = Literal[
     "conv_pool",
     "small_cnn",
@@ -34,6 +42,7 @@ _TASKS = {
     "scan_lstm": ("label",),
     "renet": ("label",),
     "crnn": ("text",),
+    "describer": ("sentence",),
 }  # what each model can be asked, the usual question first
 
 _LENGTHS = {"running_sum": 8, "label": 1, "clip": 16}  # of the longest sequence, where not 4
@@ -64,12 +73,14 @@ class ModelConfig:
     model: Model = "cnn_lstm"
     """Architecture. "bag_of_frames", "flat_mlp" and "channel_cnn" are the baselines without an
     LSTM. "scan_lstm" and "renet" read one image by LSTMs alone, "crnn" reads digits side by side as
-    text."""
+    text, "describer" says in words what it sees."""
 
-    task: Literal["trend", "digits", "running_sum", "clip", "label", "text"] | None = None
+    task: Question | None = None
     """What is asked: the trend of a sequence, the digit or the sum so far at each step (cnn_lstm),
-    the class of a clip (with --data), the label of one image (scan_lstm, renet), a text (crnn). By
-    default what the model is for."""
+    the class of a clip (with --data), the label of one image (scan_lstm, renet), a text (crnn), a
+    sentence (describer): of a sequence of digits, with --length 1 of one image, with --data of
+    clips, as FOLDER/captions.csv (columns clip and sentence) says or else their class. By default
+    what the model is for."""
 
     length: int | None = None
     """Frames in the longest sequence (T), by default 4, of running_sum 8, of clips 16; at most 32,
@@ -80,8 +91,8 @@ class ModelConfig:
     longest, of running_sum and of clips 1."""
 
     encoder: Encoder = "conv_pool"
-    """The CNN that turns a frame into a vector (cnn_lstm, bag_of_frames and
-    channel_cnn): the reference, one of half its arithmetic, the strongest of the small ones, with
+    """The CNN that turns a frame into a vector (cnn_lstm, bag_of_frames, channel_cnn and
+    describer): the reference, one of half its arithmetic, the strongest of the small ones, with
     residual blocks; or a large one that was trained on ImageNet (frames of 32 pixels or more)."""
 
     encoder_weights: str = "imagenet"
@@ -92,11 +103,15 @@ class ModelConfig:
     """Last layers of a large encoder that are trained too; by default none, it is frozen."""
 
     lstm_units: tuple[int, ...] | None = None
-    """Units of each LSTM layer, first to last; by default 128 (cnn_lstm, crnn), 100 100 (scan_lstm)
-    or 64 64 (renet, in each direction)."""
+    """Units of each LSTM layer, first to last; by default 128 (cnn_lstm, crnn, describer), 100 100
+    (scan_lstm) or 64 64 (renet, in each direction)."""
 
     bidirectional: bool = False
-    """Read in both directions (cnn_lstm, scan_lstm)."""
+    """Read in both directions (cnn_lstm, scan_lstm, describer)."""
+
+    attention: bool = True
+    """Look back at all frames for each word (describer); else all that it knows of them is the
+    state in which the LSTM that read them ended."""
 
     scan_by: Literal["rows", "columns", "patches"] | None = None
     """What a step of scan_lstm is; by default a column of the image."""
@@ -115,9 +130,9 @@ class ModelConfig:
         for name in ("lstm_units", "image_size"):
             if getattr(self, name) is not None:  # a list, if it comes from JSON
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        self._fill("task", "clip" if self.data else _TASKS[self.model][0])
-        self._fill("length", _LENGTHS.get(self.task, 4))
-        self._fill("min_length", _SHORTEST.get(self.task, self.length))
+        self._fill("task", "clip" if self.data and not self._describes else _TASKS[self.model][0])
+        self._fill("length", _LENGTHS.get(self._kind, 4))
+        self._fill("min_length", _SHORTEST.get(self._kind, self.length))
         if self.data:
             self._fill("image_size", (64, 64))
             self._fill("channels", 3)
@@ -127,6 +142,17 @@ class ModelConfig:
                 f"lstm_units: expected one or more positive numbers; received {self.lstm_units}."
             )
         self._check_task()
+
+    @property
+    def _describes(self):
+        return self.model == "describer"
+
+    @property
+    def _kind(self):
+        """The task, for what it says of lengths: a sentence tells of clips, images or trends."""
+        if self.task != "sentence":
+            return self.task
+        return "clip" if self.data else "label" if self.length == 1 else "trend"
 
     def _check_types(self):
         for field in dataclasses.fields(TrainConfig):
@@ -150,19 +176,21 @@ class ModelConfig:
                 f"task: expected {' or '.join(_TASKS[self.model])} with model {self.model}; "
                 f"received {self.task!r}."
             )
-        if (self.task == "clip") != (self.data is not None):
+        if (self.task == "clip") != (self.data is not None) and not self._describes:
             raise ValueError(
                 f"task: expected clip with a folder of clips (--data), and only then; received "
                 f"{self.task!r} with data {self.data!r}."
             )
-        low, high = {"trend": (2, 32), "label": (1, 1), "clip": (1, 10_000)}.get(self.task, (1, 32))
+        low, high = {"trend": (2, 32), "label": (1, 1), "clip": (1, 10_000)}.get(
+            self._kind, (1, 32)
+        )
         if not low <= self.length <= high:
             raise ValueError(
                 f"length: expected {low} to {high} for the task {self.task}; received "
                 f"{self.length}."
             )
-        low = self.length if self.task in ("trend", "label") else 1
-        high = 1 if self.task == "clip" else self.length
+        low = self.length if self._kind in ("trend", "label") else 1
+        high = 1 if self._kind == "clip" else self.length
         if not low <= self.min_length <= high:
             raise ValueError(
                 f"min_length: expected {low} to {high} for the task {self.task}; received "
@@ -261,7 +289,7 @@ class TrainConfig(ModelConfig):
 
     balance: float | None = None
     """Share of training sequences whose trend is drawn uniformly, 0 to 1, by default half of them;
-    the rest is natural. Other tasks than trend have none."""
+    the rest is natural. Other tasks than trend, and sentence on digits, have none."""
 
     augment: bool = True
     """Distort each training frame, or clip as a whole, by a small random rotation, shear, zoom and
@@ -319,8 +347,8 @@ class TrainConfig(ModelConfig):
                 "freeze: expected off without init_from, which says where the layers to freeze "
                 "come from; received True."
             )
-        self._fill("balance", 0.5 if self.task == "trend" else 0.0)
-        if self.balance and self.task != "trend":
+        self._fill("balance", 0.5 if self._kind == "trend" else 0.0)
+        if self.balance and self._kind != "trend":
             raise ValueError(
                 f"balance: expected 0 for the task {self.task}, whose sequences have no class to "
                 f"balance; received {self.balance}."

@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from keras_cnnlstm.scanners import read_text
+from keras_cnnlstm.vocabulary import pieces
 
 MAX_PIXELS = 16_000_000  # of one encoded image, checked before it is decoded
 _AT_ONCE = 4  # images decoded side by side; the largest take most of a gigabyte each
@@ -57,14 +58,14 @@ def serving(model: keras.Model, class_names: Sequence[str] | None = None, *, che
 
     Args:
         model: the model to answer with.
-        class_names: also answer with a `label` text for each probability vector, and with the
-            `text` that a `crnn` reads.
+        class_names: also answer with a `label` text for each probability vector, with the `text`
+            that a `crnn` reads, and with the `sentence` that a `describer` says.
         checked: refuse inputs of the wrong shape, empty batches and lengths out of range.
             Formats that hold no assertions do without.
 
     Returns:
         A concrete function from the model's inputs to its outputs, and `class_id` int32 and
-        `label` next to `probabilities`, `text` next to `logits`.
+        `label` next to `probabilities`, `text` next to `logits`, `sentence` next to `words`.
     """
     specs = input_specs(model)
 
@@ -157,6 +158,9 @@ def decode_images(images: tf.Tensor, frame_shape: tuple[int, int, int]) -> tf.Te
 
 
 def _named(outputs, class_names):
+    if "words" in outputs and class_names:
+        said = tf.gather(tf.constant(pieces(class_names)), outputs["words"])  # (B, L)
+        outputs["sentence"] = tf.strings.strip(tf.strings.reduce_join(said, axis=-1))
     if "logits" in outputs and class_names:
         characters = read_text(outputs["logits"])  # (B, T), -1 after the end
         names = tf.constant([*class_names, ""])

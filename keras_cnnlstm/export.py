@@ -24,6 +24,7 @@ import keras
 from keras_cnnlstm import endpoints
 from keras_cnnlstm.artefacts import is_version, required
 from keras_cnnlstm.converters import WRITERS, Source, write_json
+from keras_cnnlstm.decoding import greedy_model
 from keras_cnnlstm.runs import Run, load_run
 
 Format = Literal["saved_model", "litert", "onnx"]
@@ -70,6 +71,9 @@ def export(
       `step`, for any number of sequences, with LiteRT's own operations alone. LSTMs are
       unrolled, so T must be known.
     * "onnx" has the whole-sequence function only.
+
+    A `describer` is exported as its `greedy_model`: it answers with `words`, their
+    `log_probability` and, in a SavedModel, the `sentence`.
 
     LiteRT and ONNX files compute in float32. A model of half precision is exported with its
     float32 weights; the file is held to 1e-5 against the same model in float32. Against the model
@@ -118,8 +122,11 @@ def _source(model_or_run, class_names) -> Source:
         run, model = model_or_run, model_or_run.model
         class_names = run.class_names if class_names is None else class_names
         task = run.reading
+    names_of = model
+    if any(tensor.name == "words" for tensor in getattr(model, "inputs", None) or ()):
+        model = greedy_model(model)  # a describer that nobody tells the words
     _check_model(model)
-    return Source(model, _checked_names(model, class_names), task)
+    return Source(model, _checked_names(names_of, class_names), task)
 
 
 def _check_model(model):
@@ -168,7 +175,7 @@ def _checked_names(model, class_names) -> tuple[str, ...]:
 
 
 def _num_classes(model) -> int:
-    """Classes that have names: of probabilities all, of a text's logits all but the blank."""
+    """Classes, or words, with names: of probabilities all, of a text's logits all but the blank."""
     shapes = dict(zip(endpoints.output_names(model), model.outputs, strict=True))
     if "probabilities" in shapes:
         return shapes["probabilities"].shape[-1]

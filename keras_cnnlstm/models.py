@@ -26,16 +26,11 @@ from keras_cnnlstm.blocks import (
     rescaled,
     state_inputs,
 )
-from keras_cnnlstm.encoders import ENCODERS
-from keras_cnnlstm.layers import LengthMask, TimeDistributed
+from keras_cnnlstm.framewise import encoded, floats, frame_encoder, sequence_input
+from keras_cnnlstm.layers import LengthMask
 from keras_cnnlstm.scanners import crnn, renet, scan_lstm
 
 Shape = tuple[int | None, int, int, int] | tuple[int | None, int, int]  # (T, H, W, C), (T, L, C)
-
-_OTHERS = {
-    "THWC": "Lines (T, L, C) need an encoder of lines, such as 'conv1d'.",
-    "TLC": "Images (T, H, W, C) need an encoder of images, such as 'conv_pool'.",
-}
 
 
 def cnn_lstm(
@@ -118,14 +113,14 @@ def cnn_lstm(
     if not is_number(scale, -1e30, 1e30):
         raise ValueError(f"cnn_lstm: `scale` must be a finite number; received {told(scale)}.")
     check_dropout("cnn_lstm", dropout)
-    encoder = _encoder(encoder)
-    frames = _frames("cnn_lstm", input_shape, encoder, batch_size)
+    encoder = frame_encoder(encoder)
+    frames = sequence_input("cnn_lstm", input_shape, encoder, batch_size)
     inputs = {"frames": frames}
     mask = None
     if lengths:
         inputs["lengths"] = keras.Input((), batch_size, dtype="int32", name="lengths")
         mask = LengthMask(name="mask")(inputs["lengths"], frames)  # (B, T)
-    x = _encoded(frames, encoder, wrap, mask)  # (B, T, features)
+    x = encoded(frames, encoder, wrap, mask)  # (B, T, features)
     if dropout:
         x = layers.Dropout(dropout, name="features_dropout")(x)
     before = None
@@ -182,14 +177,14 @@ def bag_of_frames(
     """
     check_classes("bag_of_frames", num_classes)
     check_dropout("bag_of_frames", dropout)
-    encoder = _encoder(encoder)
-    frames = _frames("bag_of_frames", input_shape, encoder)
+    encoder = frame_encoder(encoder)
+    frames = sequence_input("bag_of_frames", input_shape, encoder)
     inputs = {"frames": frames}
     mask = None
     if lengths:
         inputs["lengths"] = keras.Input((), dtype="int32", name="lengths")
         mask = LengthMask(name="mask")(inputs["lengths"], frames)  # (B, T)
-    x = _encoded(frames, encoder, "layer", mask)  # (B, T, features)
+    x = encoded(frames, encoder, "layer", mask)  # (B, T, features)
     if dropout:
         x = layers.Dropout(dropout, name="features_dropout")(x)
     check_weights("bag_of_frames", "num_classes", x.shape[-1], num_classes)
@@ -261,11 +256,11 @@ def channel_cnn(
     Raises:
         ValueError: if an argument is out of range.
     """
-    encoder = _encoder(encoder)
+    encoder = frame_encoder(encoder)
     frames = _all_frames("channel_cnn", input_shape, num_classes, dropout, encoder)
     _, time, *sides, channels = frames.shape
     order = (*range(2, 2 + len(sides)), 1, 2 + len(sides))
-    x = layers.Permute(order, name="time_to_channels")(_floats(frames))  # (B, H, W, T, C)
+    x = layers.Permute(order, name="time_to_channels")(floats(frames))  # (B, H, W, T, C)
     x = layers.Reshape((*sides, time * channels), name="merge_channels")(x)
     x = encoder(x)  # (B, features)
     x = dense_stack(x, checked_units("channel_cnn", units), dropout)
@@ -284,83 +279,6 @@ MODELS: dict[str, Callable[..., keras.Model]] = {
 """Architectures by name, as `TrainConfig.model` and `--model` take them."""
 
 
-def _encoder(encoder):
-    if isinstance(encoder, keras.Layer):
-        return encoder
-    if not isinstance(encoder, str) or encoder not in ENCODERS:
-        raise ValueError(
-            f"`encoder` must be one of {sorted(ENCODERS)} or a Keras layer; received "
-            f"{told(encoder)}."
-        )
-    return ENCODERS[encoder]()
-
-
-def _frames(model, shape, encoder, batch_size=None):
-    """The input that the encoder reads; where it takes planes and lines, what the shape says."""
-    rank = _rank(encoder) or (len(shape) if isinstance(shape, list | tuple) else 4)
-    axes = "TLC" if rank == 3 else "THWC"
-    return frames_input(model, shape, axes, batch_size, remedy=_OTHERS[axes])
-
-
-def _rank(encoder):
-    """How many axes an encoder reads: 3 of lines `(B, L, C)`, 4 of planes; `None` if any."""
-    if isinstance(encoder, keras.Sequential) and encoder.layers:
-        return _rank(encoder.layers[0])
-    spec = next(iter(keras.tree.flatten(getattr(encoder, "input_spec", None))), None)
-    rank = spec and (spec.ndim or spec.min_ndim)
-    return rank if rank in (3, 4) else None
-
-
-def _floats(frames):
-    """Raw pixels rescaled to [0, 1]; samples as they are."""
-    return frames if frames.dtype == "float32" else rescaled(frames)
-
-
-def _encoded(frames, encoder, wrap, mask):
-    """What the encoder says of each frame, `(B, T, features)`."""
-    x = _floats(frames)  # (B, T, H, W, C)
-    for layer in _time_distributed(encoder, wrap):
-        if mask is not None:
-            _check_normalisation(layer.layer)
-        x = layer(x, mask=mask)
-    _check_features(x)
-    return x
-
-
-def _time_distributed(encoder, wrap):
-    """The wrapped layers that apply `encoder` to each frame, in order."""
-    if isinstance(encoder, keras.Sequential) and str(wrap) == "layer":
-        return [TimeDistributed(layer, name=layer.name) for layer in encoder.layers]
-    if isinstance(wrap, str) and wrap in ("layer", "encoder"):
-        return [TimeDistributed(encoder, name="encoder")]
-    raise ValueError(f"cnn_lstm: `wrap` must be 'layer' or 'encoder'; received {told(wrap)}.")
-
-
-def _check_normalisation(layer):
-    """Refuses batch normalisation that would take padded frames into its statistics."""
-    learning = [
-        part.name
-        for part in layer._flatten_layers()
-        if isinstance(part, layers.BatchNormalization) and part.trainable
-    ]
-    if learning and not layer.supports_masking:
-        raise ValueError(
-            "cnn_lstm: `encoder` with `lengths` must have its BatchNormalization where a mask "
-            f"reaches it, or frozen; received {learning[0]!r} inside of {layer.name!r}, where its "
-            "statistics would count the padding. Give a keras.Sequential of layers with "
-            "wrap='layer', or set `encoder.trainable = False`."
-        )
-
-
-def _check_features(x):
-    if len(x.shape) != 3 or x.shape[-1] is None:
-        raise ValueError(
-            "cnn_lstm: `encoder` must turn each frame into one vector of known size; received one "
-            f"whose outputs have shape {tuple(x.shape[2:])} per frame. End it with a Flatten or a "
-            "global pooling layer."
-        )
-
-
 def _all_frames(model, input_shape, num_classes, dropout, encoder=None):
     """The input of a model that has a weight for each frame; of images where it has no encoder."""
     check_classes(model, num_classes)
@@ -368,7 +286,7 @@ def _all_frames(model, input_shape, num_classes, dropout, encoder=None):
     if encoder is None:
         frames = frames_input(model, input_shape, "THWC")
     else:
-        frames = _frames(model, input_shape, encoder)
+        frames = sequence_input(model, input_shape, encoder)
     if frames.shape[1] is None:
         raise ValueError(
             f"{model}: `input_shape` must have a known T, since the layers after it have a weight "

@@ -9,10 +9,13 @@ import keras
 from keras import ops
 
 from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.describer import describer
 from keras_cnnlstm.models import MODELS
 from keras_cnnlstm.pretrained import PRETRAINED, pretrained, unfreeze
 from keras_cnnlstm.scanners import read_text
+from keras_cnnlstm.sentences import Description
 from keras_cnnlstm.tasks import Classes, Digits, Label, RunningSum, Task, Text
+from keras_cnnlstm.vocabulary import END, PADDING
 
 # Options that not every model takes: their names in TrainConfig and in the builder.
 _MODEL_OPTIONS = {
@@ -23,7 +26,10 @@ _MODEL_OPTIONS = {
     "scan_size": "size",
     "wrap": "wrap",
     "dropout": "dropout",
+    "attention": "attention",
 }
+
+_BUILDERS = {**MODELS, "describer": describer}
 
 # Where Keras's defaults are not those that recipes were written for. Adadelta's first steps grow
 # with epsilon: after a pass over MNIST the column scanner was at 92.4 % so, with Keras's at 90.7 %.
@@ -64,6 +70,13 @@ def objective_for(task: Task) -> Objective:
     if isinstance(task, Text):
         return Objective(
             keras.losses.CTC(), keras.metrics.MeanMetricWrapper(text_accuracy, name="accuracy")
+        )
+    if isinstance(task, Description):
+        return Objective(
+            keras.losses.SparseCategoricalCrossentropy(
+                ignore_class=PADDING, reduction="mean_with_sample_weight"
+            ),
+            keras.metrics.MeanMetricWrapper(sentence_accuracy, name="accuracy"),
         )
     return Objective(
         keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight"),
@@ -138,6 +151,23 @@ def text_accuracy(target: Any, logits: Any) -> Any:
     return ops.cast(ops.all(ops.equal(characters, target - 1), axis=1), "float32")
 
 
+@keras.saving.register_keras_serializable(package="keras_cnnlstm")
+def sentence_accuracy(target: Any, probabilities: Any) -> Any:
+    """Whether the whole sentence is right: 1 or 0 for each, `(B,)` float32.
+
+    Each word is the likeliest after the right ones before it. That is just when `greedy_model`,
+    which goes on from its own words, says the sentence.
+
+    Args:
+        target: `(B, L)` integers, words, then `PADDING`.
+        probabilities: `(B, L, V)`, as a `describer` answers.
+    """
+    target = ops.cast(target, "int32")
+    words = ops.cast(ops.argmax(probabilities[:, :, END:], axis=-1), "int32") + END  # (B, L)
+    fine = ops.logical_or(ops.equal(words, target), ops.equal(target, PADDING))
+    return ops.cast(ops.all(fine, axis=1), "float32")
+
+
 def build_model(config: TrainConfig, task: Task, image_shape: tuple[int, int, int]) -> keras.Model:
     """The model of a run, for images `(H, W, C)`.
 
@@ -147,7 +177,7 @@ def build_model(config: TrainConfig, task: Task, image_shape: tuple[int, int, in
     options = model_options(config)
     if config.encoder in PRETRAINED:
         options["encoder"] = _large_encoder(config, image_shape)
-    if config.model in ("cnn_lstm", "bag_of_frames"):
+    if config.model in ("cnn_lstm", "bag_of_frames", "describer"):
         options["lengths"] = task.min_length != task.length or isinstance(task, Classes)
     if config.model == "cnn_lstm":
         options["per_step"] = isinstance(task, Digits)
@@ -157,6 +187,8 @@ def build_model(config: TrainConfig, task: Task, image_shape: tuple[int, int, in
     if isinstance(task, Label | Text):
         height, width, channels = image_shape
         shape = (height, task.length * width, channels)
+    if isinstance(task, Description):
+        return describer(shape, len(task.vocabulary), task.max_words, **options)
     return MODELS[config.model](shape, task.num_classes, **options)
 
 
@@ -180,7 +212,7 @@ def model_options(config: TrainConfig) -> dict[str, Any]:
     Raises:
         ValueError: if there is one.
     """
-    taken = inspect.signature(MODELS[config.model]).parameters
+    taken = inspect.signature(_BUILDERS[config.model]).parameters
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     options = {}
     for name, argument in _MODEL_OPTIONS.items():

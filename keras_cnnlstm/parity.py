@@ -25,6 +25,7 @@ from PIL import Image
 
 from keras_cnnlstm import artefacts, endpoints
 from keras_cnnlstm.answers import read_text
+from keras_cnnlstm.vocabulary import join
 
 BOUNDS = {"float32": 1e-5, "half": 2e-2}
 """Largest absolute difference that passes, by the precision that both sides compute in."""
@@ -299,7 +300,7 @@ def _check(name, reference, figures):
 
 
 def _check_labels(answers: Iterable[Answers], class_names):
-    """Class and label must be those of the most probable class, and a text what is read."""
+    """Class and label must be those of the most probable class, texts what is read or said."""
     names = np.array([name.encode() for name in class_names])
     for batch in answers:
         for signature in [signature for signature, output in batch if output == "text"]:
@@ -308,6 +309,13 @@ def _check_labels(answers: Iterable[Answers], class_names):
                 raise ParityError(
                     "export: expected the exported model to name the text that its logits tell; "
                     f"{signature} names another. Nothing was exported."
+                )
+        for signature in [signature for signature, output in batch if output == "sentence"]:
+            said = [join(words, class_names).encode() for words in batch[signature, "words"]]
+            if batch[signature, "sentence"].tolist() != said:
+                raise ParityError(
+                    "export: expected the exported model to say the sentence of its words; "
+                    f"{signature} says another. Nothing was exported."
                 )
         for signature in [signature for signature, output in batch if output == "class_id"]:
             best = batch[signature, "probabilities"].argmax(axis=-1)

@@ -13,6 +13,7 @@ import tensorflow.experimental.numpy as tnp
 
 from keras_cnnlstm.arguments import check_whole, is_number, is_whole, told
 from keras_cnnlstm.digits import LabeledImages, check_images
+from keras_cnnlstm.sentences import Description, shifted
 from keras_cnnlstm.tasks import Digits, Label, Text, Trend
 
 _BALANCE = 0.5  # of trends in training: the rare ones need more examples than nature gives
@@ -184,6 +185,8 @@ def labeled_images(
 def batches(images: LabeledImages, task: Trend | Digits, **options) -> tf.data.Dataset:
     """The batches of any task: `labeled_images`, `digit_strips` or `digit_sequences`.
 
+    For a task that asks for sentences, those of `described`.
+
     Args:
         images: the images to draw from.
         task: says which of the three, and what they are about.
@@ -194,10 +197,33 @@ def batches(images: LabeledImages, task: Trend | Digits, **options) -> tf.data.D
         if options.pop("num_sequences", None) is not None:
             options["seed"] = None
         options.pop("balance", None)
-        return labeled_images(images, **options)
-    if isinstance(task, Text):
-        return digit_strips(images, task, **options)
-    return digit_sequences(images, task, **options)
+        data = labeled_images(images, **options)
+    elif isinstance(task, Text):
+        data = digit_strips(images, task, **options)
+    else:
+        data = digit_sequences(images, task, **options)
+    return described(data, task) if isinstance(task, Description) else data
+
+
+def described(data: tf.data.Dataset, task: Description) -> tf.data.Dataset:
+    """Examples as a `describer` learns from them: it is told the right words so far.
+
+    Args:
+        data: batches of `(frames, target)`, or with a dict of `frames` and `lengths`, of single
+            images, of sequences of digits or of clips.
+        task: what is said of them.
+
+    Returns:
+        A dataset of `({"frames": ..., "words": (B, L) int32}, words (B, L) int32)`: `START` and the
+        words but the last, and the words. Padding is 0, a class that the loss has to ignore.
+    """
+
+    def element(frames, target):
+        inputs = frames if isinstance(frames, dict) else {"frames": frames}
+        words = task.words(target, xp=tnp)  # (B, L)
+        return {**inputs, "words": shifted(words, xp=tnp)}, words
+
+    return data.map(element, num_parallel_calls=1)
 
 
 def _batches(batch, batch_size, num_examples, start):

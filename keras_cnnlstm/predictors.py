@@ -274,7 +274,7 @@ def _predicting(model):
 
 def _speaking(model, beam):
     """A function from frames, and lengths or `None`, to the words `(B, L)` of a describer."""
-    from keras_cnnlstm.describer import beam_search, greedy_model
+    from keras_cnnlstm.decoding import beam_search, greedy_model
 
     if beam is not None:
         return lambda frames, lengths: beam_search(model, frames, beam, lengths=lengths).words[:, 0]

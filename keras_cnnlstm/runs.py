@@ -12,6 +12,7 @@
     RUN/by_length.png        their error by the length of the sequence (running sum)
     RUN/example/1.png ...    one test sequence, frame by frame, or image, to try `predict` on
     RUN/classes.json         names of the classes, in the order of the model's answers (clips)
+    RUN/vocabulary.json      the words that a describer knows, in the order of their numbers
     RUN/split.csv            which clip is for training, validation and test (clips)
     RUN/left_out.txt         clips that could not be read, with the reason (clips, if there are any)
     RUN/leaks.txt            frames that two parts of the split share (clips, if there are any)
@@ -34,6 +35,7 @@ from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.files import read_text, replacing, write_text
 from keras_cnnlstm.model_files import read_model
 from keras_cnnlstm.tasks import Digits, Trend
+from keras_cnnlstm.vocabulary import SPECIAL, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,10 @@ class Run:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the model's outputs; none for numbers."""
+        """Names of the classes, or words, in the order of the model's outputs; none for numbers."""
         task, answers = self.config.task, self.model.output_shape[-1]
+        if task == "sentence":
+            return self._words(answers)
         if task == "clip":
             return self._clip_classes(answers)
         if task == "trend":
@@ -72,6 +76,15 @@ class Run:
         if task == "running_sum":
             return ()
         return Digits(num_digits=answers - 1 if task == "text" else answers).class_names
+
+    def _words(self, answers):
+        names = read_vocabulary(self.path).names
+        if len(names) != answers:
+            raise ValueError(
+                f"{self.path / 'vocabulary.json'}: expected {answers - len(SPECIAL)} words, as the "
+                f"model has answers; received {len(names) - len(SPECIAL)}."
+            )
+        return names
 
     def _clip_classes(self, answers):
         names = read_classes(self.path)
@@ -125,7 +138,7 @@ def _check_model(file, model):
     frames = inputs.pop("frames", 0)
     outputs = model.outputs or ()
     known = [len(x.shape) in (2, 3) and isinstance(x.shape[-1], int) for x in outputs]
-    if frames not in (4, 5) or inputs.keys() - {"lengths"} or known != [True]:
+    if frames not in (4, 5) or inputs.keys() - {"lengths", "words"} or known != [True]:
         raise ValueError(
             f"{file}: expected a model from `frames`, and perhaps `lengths`, to one answer, as "
             f"keras-cnnlstm train writes it; found one from {[x.name for x in model.inputs or ()]} "
@@ -177,6 +190,23 @@ def read_classes(path: Path) -> tuple[str, ...]:
             f"{told(names)}."
         )
     return tuple(names)
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    """The words that the describer of a run knows, from its `vocabulary.json`.
+
+    Args:
+        path: the run directory.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no JSON list of different words.
+    """
+    _check_there(path, "vocabulary.json")
+    try:
+        return Vocabulary.from_json(read_text(path / "vocabulary.json"))
+    except ValueError as error:
+        raise ValueError(f"{path / 'vocabulary.json'}: {error}") from error
 
 
 def new_run_dir(config: TrainConfig) -> Path:

@@ -10,6 +10,70 @@ from typing import Any
 import numpy as np
 
 from keras_cnnlstm.arguments import as_array, as_numbers, check_names, told
+from keras_cnnlstm.tasks import Digits, RunningSum, Task, Text
+from keras_cnnlstm.vocabulary import END, UNKNOWN, join, split
+
+
+def score_answers(
+    task: Task, targets: np.ndarray, answers: np.ndarray, counts: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Scores answers by what the task asks.
+
+    Args:
+        task: the task.
+        targets: `(N, ...)`, as `task.targets` gives them.
+        answers: probabilities or numbers, as a model for the task gives them; of a `Text` the
+            characters that were read, then -1.
+        counts: `(N, T)` boolean, which steps count, if there is an answer at each step.
+
+    Returns:
+        The entries of `text_scores`, `number_scores` (`RunningSum`), `step_scores` (`Digits`) or
+        `scores`.
+
+    Raises:
+        ValueError: if the arguments do not fit together.
+    """
+    if isinstance(task, Text):
+        return text_scores(targets - 1, answers)
+    if isinstance(task, RunningSum):
+        return number_scores(targets[..., 0], answers[..., 0], counts)
+    if type(task) is Digits:
+        return step_scores(targets, answers, counts, task.class_names)
+    return scores(targets, answers, task.class_names)
+
+
+def accuracy_by_length(right: np.ndarray, lengths: np.ndarray) -> dict[str, dict[str, Any]]:
+    """How often sequences of each length are answered rightly.
+
+    Args:
+        right: `(N,)` boolean.
+        lengths: `(N,)` whole numbers.
+
+    Returns:
+        For each length, from short to long, `accuracy`, `accuracy_95` (its Wilson score interval)
+        and `count`.
+
+    Raises:
+        ValueError: if the arguments do not fit together.
+
+    Example:
+
+    >>> accuracy_by_length(np.array([True, False, True]), np.array([9, 9, 10]))["9"]["accuracy"]
+    0.5
+    """
+    right = as_array("accuracy_by_length: `right`", right)
+    lengths = as_numbers("accuracy_by_length: `lengths`", lengths, kinds="iu")
+    if right.dtype != bool or right.ndim != 1 or lengths.shape != right.shape:
+        raise ValueError(
+            "accuracy_by_length: `right` must be boolean of shape (N,), and `lengths` of the same "
+            f"shape; received {right.dtype} of {right.shape}, and {lengths.shape}."
+        )
+    found = {}
+    for length in np.unique(lengths):
+        hits, count = int(right[lengths == length].sum()), int((lengths == length).sum())
+        accuracy = {"accuracy": hits / count, "accuracy_95": _wilson(hits, count), "count": count}
+        found[str(length)] = accuracy
+    return found
 
 
 def scores(
@@ -213,6 +277,53 @@ def text_scores(targets: np.ndarray, characters: np.ndarray) -> dict[str, Any]:
     }
 
 
+def sentence_scores(targets: np.ndarray, words: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """Scores sentences that describe what is seen.
+
+    Args:
+        targets: `(N, L)` integers, the numbers of the right words, as `Vocabulary.encode` has them.
+        words: `(N, any length)` integers, what was said, as `decoding.greedy_model` says it.
+        names: the names of all numbers, `Vocabulary.names`.
+
+    Returns:
+        `num_sequences`, `accuracy` (the share of sentences that are right in every word),
+        `accuracy_95` (its Wilson score interval), `word_accuracy` (one less the smallest number of
+        insertions, deletions and substitutions a word of the truth; punctuation marks are words)
+        and `bleu`, 0 to 100: Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine
+        Translation", ACL 2002, of the whole corpus, by sacrebleu with its usual tokens. It goes up
+        to four words in a row, or as many as the longest sentence has.
+
+    Raises:
+        ValueError: if the arguments do not fit together.
+
+    Example:
+
+    >>> from keras_cnnlstm.vocabulary import SPECIAL
+    >>> names = [*SPECIAL, "a", "seven", "six"]
+    >>> result = sentence_scores(np.array([[4, 5, 3]]), np.array([[4, 6, 3]]), names)
+    >>> result["accuracy"], result["word_accuracy"]
+    (0.0, 0.5)
+    """
+    from sacrebleu.metrics import BLEU
+
+    spoken = text_scores(*(np.where(_spoken(x), x, -1) for x in (targets, words)))
+    truths, answers = ([join(row, names) for row in x] for x in (targets, words))
+    longest = max(len(split(truth)) for truth in truths)
+    bleu = BLEU(max_ngram_order=min(4, longest)).corpus_score(answers, [truths])
+    return {
+        "num_sequences": spoken["num_sequences"],
+        "accuracy": spoken["accuracy"],
+        "accuracy_95": spoken["accuracy_95"],
+        "word_accuracy": spoken["character_accuracy"],
+        "bleu": bleu.score,
+    }
+
+
+def _spoken(words):
+    """Which numbers stand for words: all but the start, the end and what comes after it."""
+    return (words > END) | (words == UNKNOWN)
+
+
 def summary(result: dict[str, Any]) -> str:
     """The entries of one score as a few lines of text."""
     if "rmse" in result:
@@ -222,6 +333,9 @@ def summary(result: dict[str, Any]) -> str:
     sequences = f"{result['num_sequences']:,} sequences"
     if "character_accuracy" in result:
         return f"{text.format(sequences)}, {result['character_accuracy']:.2%} of characters"
+    if "bleu" in result:
+        words = f"{result['word_accuracy']:.2%} of words, BLEU {result['bleu']:.2f}"
+        return f"{text.format(sequences)}, {words}"
     if "num_steps" in result:
         text = text.format(f"{result['num_steps']:,} steps")
         text += f", all steps right in {result['sequence_accuracy']:.2%} of {sequences}"

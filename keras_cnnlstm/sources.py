@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from keras_cnnlstm.captions import caption_task, captioned, clip_sentences
 from keras_cnnlstm.clip_batches import clip_sequences
 from keras_cnnlstm.clip_cache import fingerprint
 from keras_cnnlstm.clip_checks import check_clips
@@ -24,10 +25,12 @@ from keras_cnnlstm.digits import DigitSplits, LabeledImages, load_digits
 from keras_cnnlstm.features import FeatureCache
 from keras_cnnlstm.files import read_text, replacing, write_text
 from keras_cnnlstm.leakage import progress_line, shared_frames
-from keras_cnnlstm.pipeline import batches
-from keras_cnnlstm.runs import Run, read_classes
+from keras_cnnlstm.pipeline import batches, described
+from keras_cnnlstm.runs import Run, read_classes, read_vocabulary
+from keras_cnnlstm.sentences import Caption, Captions, Description, Sentence
 from keras_cnnlstm.splits import Split, read_split, split_clips, write_split
 from keras_cnnlstm.tasks import TASKS, Classes, Digits, Label, Task, Trend
+from keras_cnnlstm.vocabulary import Vocabulary
 
 # Negative, so that no training run draws the same sequences.
 _VALIDATION_SEED, _TEST_SEED = -1, -2
@@ -103,20 +106,25 @@ class DigitSource:
         return digit_tests(self.splits.test, self.task, num_sequences=count)
 
     def save(self, path: Path) -> None:
-        """Writes `example/`, a test sequence or image, into a run directory."""
+        """Writes `example/`, a test sequence or image, into a run directory; and the vocabulary."""
+        _save_vocabulary(path, self.task)
         balance = 1.0 if isinstance(self.task, Trend) else 0.0
         data = batches(
             self.splits.test, self.task, batch_size=1, seed=0, balance=balance, num_sequences=1
         )
         for frames, *_ in data.take(1):
-            if isinstance(frames, dict):  # of unequal length
-                frames = frames["frames"][:, : int(frames["lengths"][0])]
+            if isinstance(frames, dict):  # of unequal length, or beside words
+                length = int(frames["lengths"][0]) if "lengths" in frames else None
+                frames = frames["frames"][:, :length]
             frames = np.asarray(frames)[0]  # (T, H, W, C), or one image (H, W, C)
             write_example(path / "example", frames if frames.ndim == 4 else frames[None])
 
 
 def digit_task(config: TrainConfig, images: LabeledImages) -> Trend | Digits:
     """The task of a run, with as many digits as the images have classes."""
+    if config.task == "sentence":
+        kind = Caption if config.length == 1 else Sentence
+        return kind(config.length or 1, images.num_classes)
     options = {} if config.task in ("trend", "label") else {"min_length": config.min_length}
     return TASKS[config.task or "trend"](config.length, images.num_classes, **options)
 
@@ -153,7 +161,7 @@ class ClipSource:
             each, and split anew.
 
     Attributes:
-        task: which class a clip belongs to.
+        task: which class a clip belongs to, or what is said of it.
         split: the clips of training, validation and test.
         left_out: clips that cannot be read, with the reason, where `skip_broken` allows that.
         leaks: frames of a part that another part has too, pixel for pixel.
@@ -184,11 +192,21 @@ class ClipSource:
             broken = _left_out(run)
             clips = [clip for clip in find_clips(config.data) if clip.name not in broken]
             self.split = read_split(run / "split.csv", clips)
-            names = dict.fromkeys(read_classes(run))
-        self.task: Task = Classes(tuple(names), config.length or 16)
+            names = {} if config.task == "sentence" else dict.fromkeys(read_classes(run))
+        self._sentences = clip_sentences(config.data) if config.task == "sentence" else None
+        self.task: Task = self._task(names, run)
         self.steps_per_epoch = config.steps_per_epoch or math.ceil(
             len(self.split.train) / (config.batch_size or 1)
         )
+
+    def _task(self, names, run) -> Task:
+        if self._sentences is None:
+            return Classes(tuple(names), self._config.length or 16)
+        train = [self._sentences[clip.name] for clip in self.split.train]
+        known = run and (run / "vocabulary.json").exists()
+        vocabulary = read_vocabulary(run) if known else Vocabulary.of(train)
+        clips = captioned((c for part in self.split.values() for c in part), self._sentences)
+        return caption_task(clips, length=self._config.length or 16, vocabulary=vocabulary)
 
     def _checked(self, config) -> list[Clip]:
         """The clips that can be read; refuses the others, or lists them."""
@@ -256,16 +274,27 @@ class ClipSource:
         """The test clips, each once: `{"clips": batches}`."""
         return {"clips": self._batches(_spread(self.split.test, num_sequences))}
 
+    def test_clips(self, num_sequences: int | None = None) -> list[Clip]:
+        """The clips of `tests`, in their order."""
+        return list(_spread(self.split.test, num_sequences))
+
     def _batches(self, clips, **options):
+        if self._sentences is not None:
+            clips = captioned(clips, self._sentences)
         return _clip_batches(self._config, self.task, clips, **options)
 
     def save(self, path: Path) -> None:
         """Writes `split.csv`, `classes.json` and `example/`, a test clip, into a run directory.
 
+        Of clips that are described `vocabulary.json` in place of the classes.
+
         And what was left out, and leaks, if there are any.
         """
         write_split(path / "split.csv", self.split)
-        write_text(path / "classes.json", json.dumps(self.task.class_names) + "\n")
+        if isinstance(self.task, Captions):
+            _save_vocabulary(path, self.task)
+        else:
+            write_text(path / "classes.json", json.dumps(self.task.class_names) + "\n")
         for what, found in (("left out", self.left_out), ("leak", self.leaks)):
             if found:
                 write_text(path / _LISTS[what], "".join(f"{line}\n" for line in found))
@@ -288,7 +317,7 @@ def _left_out(run):
 
 def _clip_batches(config, task, clips, **options):
     """Batches of clips, read as a run with these options reads them."""
-    return clip_sequences(
+    data = clip_sequences(
         clips,
         image_size=config.image_size,
         channels=config.channels,
@@ -301,6 +330,7 @@ def _clip_batches(config, task, clips, **options):
         cache=config.cache,
         **options,
     )
+    return described(data, task) if isinstance(task, Captions) else data
 
 
 def batches_to_score(
@@ -337,16 +367,30 @@ def batches_to_score(
             f"{'clips' if clips else 'digits'}; give --{other}."
         )
     if data is not None:
-        clip_task = Classes(run.class_names, run.config.length or 1)
-        clips = _spread(_clips_of_classes(data, run), num_sequences)
-        return {"folder": _clip_batches(run.config, clip_task, clips)}, clip_task
+        found, clip_task = _folder_to_score(data, run)
+        found = _spread(found, num_sequences)
+        return {"folder": _clip_batches(run.config, clip_task, found)}, clip_task
     config = dataclasses.replace(
         run.config,
         dataset=dataset or run.config.dataset,
         data_dir=data_dir or run.config.data_dir,
     )
     source = open_source(config, run.path)
+    if isinstance(source.task, Description) and source.task.vocabulary.names != run.class_names:
+        raise ValueError(
+            f"dataset: expected one that is described in the words of {run.path}, those in its "
+            f"vocabulary.json; received {config.dataset}."
+        )
     return source.tests(num_sequences), source.task
+
+
+def _folder_to_score(data, run) -> tuple[list[Clip], Task]:
+    """All clips of a folder, and what is asked of them."""
+    length = run.config.length or 1
+    if run.config.task != "sentence":
+        return _clips_of_classes(data, run), Classes(run.class_names, length)
+    clips = captioned(find_clips(data), clip_sentences(data))
+    return clips, caption_task(clips, length=length, vocabulary=read_vocabulary(run.path))
 
 
 def _clips_of_classes(data, run):
@@ -369,6 +413,12 @@ def open_source(config: TrainConfig, run: Path | None = None) -> DigitSource | C
         run: the run directory, if the run has one already: its split of clips is kept.
     """
     return ClipSource(config, run) if config.data else DigitSource(config)
+
+
+def _save_vocabulary(path: Path, task: Task) -> None:
+    """Writes the words that a describer is taught, if there are any."""
+    if isinstance(task, Description):
+        write_text(path / "vocabulary.json", task.vocabulary.to_json())
 
 
 def write_example(path: Path, frames: np.ndarray) -> None:

@@ -173,7 +173,7 @@ def _groups(clips, groups) -> dict[str, str]:
     if groups is None:
         return {clip.name: clip.name for clip in clips}
     if isinstance(groups, Path) or (isinstance(groups, str) and groups.lower().endswith(".csv")):
-        return _listed_groups(clips, Path(groups))
+        return listed(clips, Path(groups), "group")
     try:
         pattern = re.compile(groups)
         pattern.search("")  # one of bytes compiles too
@@ -197,20 +197,32 @@ def _matched_group(clip, pattern):
     return group
 
 
-def _listed_groups(clips, path):
-    rows = {name: group for name, (group,) in _read_rows(path, ("clip", "group")).items()}
-    listed = {clip.name: clip.name if clip.name in rows else _short_name(clip) for clip in clips}
-    if missing := [name for name, key in listed.items() if key not in rows]:
+def listed(clips: Iterable[Clip], path: Path, column: str) -> dict[str, str]:
+    """What a CSV file with the columns `clip` and another one says of each clip, by its name.
+
+    Args:
+        clips: all clips that there are. A video may be listed without its ending.
+        path: the file.
+        column: the other column, such as "group".
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, lacks a clip, or names one that is not there.
+    """
+    clips = list(clips)
+    rows = {name: value for name, (value,) in _read_rows(path, ("clip", column)).items()}
+    keys = {clip.name: clip.name if clip.name in rows else _short_name(clip) for clip in clips}
+    if missing := [name for name, key in keys.items() if key not in rows]:
         raise ValueError(
-            f"{path}: expected a group for each clip; {_some(missing)} missing. Add a line "
-            "clip,group for each."
+            f"{path}: expected a {column} for each clip; {_some(missing)} missing. Add a line "
+            f"clip,{column} for each."
         )
-    if unknown := sorted(rows.keys() - set(listed.values())):
+    if unknown := sorted(rows.keys() - set(keys.values())):
         raise ValueError(
             f"{path}: expected names of clips, such as {clips[0].name!r}; {_some(unknown)} none. "
             "Mend or remove these lines."
         )
-    return {name: rows[key] for name, key in listed.items()}
+    return {name: rows[key] for name, key in keys.items()}
 
 
 def _short_name(clip):

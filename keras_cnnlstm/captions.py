@@ -1,0 +1,66 @@
+"""What is said of clips on disk: a table of sentences beside them, or the names of their classes.
+
+    ROOT/captions.csv        columns clip ("class/clip", of videos with or without ending), sentence
+    ROOT/class/clip/...      as in `clips`
+
+Without a table the class is what is said, its underscores read as spaces.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from keras_cnnlstm.arguments import as_path
+from keras_cnnlstm.clips import Clip, find_clips
+from keras_cnnlstm.sentences import Captions
+from keras_cnnlstm.splits import listed
+from keras_cnnlstm.vocabulary import Vocabulary
+
+TABLE = "captions.csv"
+"""The file in the folder over the classes."""
+
+
+def clip_sentences(root: str | Path) -> dict[str, str]:
+    """The sentence of each clip in a folder, by the clip's name.
+
+    Args:
+        root: the folder over the classes, as `clips.find_clips` takes it.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or nothing in it.
+        ValueError: if there is a table that cannot be read, lacks a clip, or names one that is not
+            there.
+    """
+    clips, table = find_clips(root), as_path("clip_sentences: `root`", root) / TABLE
+    if table.exists():
+        told = listed(clips, table, "sentence")
+    else:
+        told = {clip.name: clip.class_name.replace("_", " ") for clip in clips}
+    return {name: " ".join(sentence.split()) for name, sentence in told.items()}
+
+
+def captioned(clips: Iterable[Clip], sentences: Mapping[str, str]) -> list[Clip]:
+    """The clips, each with its sentence in place of its class."""
+    return [replace(clip, class_name=sentences[clip.name]) for clip in clips]
+
+
+def caption_task(
+    clips: Iterable[Clip], *, length: int, vocabulary: Vocabulary | None = None
+) -> Captions:
+    """What is asked of captioned clips.
+
+    Args:
+        clips: the clips, whose classes are sentences.
+        length: T, frames of the longest.
+        vocabulary: the words that are known; by default all of these sentences.
+
+    Raises:
+        ValueError: if there are not two different sentences.
+    """
+    sentences = tuple(sorted({clip.class_name for clip in clips}))
+    if len(sentences) < 2:
+        raise ValueError(
+            f"captions: expected two different sentences or more; received {sentences}. Write "
+            f"them into {TABLE}, in the folder of clips."
+        )
+    return Captions(sentences, length, vocabulary=vocabulary or Vocabulary.of(sentences))
