@@ -1,0 +1,181 @@
+"""Why was it wrong? A model's most confident mistakes, and what explains each.
+
+A mistake on digits is a misread digit if a reader of single digits, with the exact rule, gives the
+same wrong answer; it is the order that was misjudged if the reader reads all digits rightly.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_cnnlstm.class_maps import shown_layer
+from keras_cnnlstm.explanations import grad_cam, occlusion
+from keras_cnnlstm.streaming import FrameStream
+
+MISREAD = "misread digit"
+"""The reader reads a digit wrongly, and by the rule comes to the same wrong answer."""
+
+ORDER = "order"
+"""The reader reads all digits rightly; so they are legible, and the model misjudged their order."""
+
+UNCLEAR = "unclear"
+"""The reader reads a digit wrongly too, but by the rule comes to another answer."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A sequence that was answered wrongly.
+
+    Attributes:
+        index: its place in the test data, from 0.
+        confidence: the probability of the wrong answer.
+        truth: the right class, by name; where there is one at each step, all of them.
+        answer: the class that the model answered, likewise.
+        reason: `MISREAD`, `ORDER` or `UNCLEAR`; `None` where no digits are read.
+        digits: the digits behind the frames, as text; `None` of clips.
+        read: what the reader of single digits reads; likewise.
+        clip: the clip's name; `None` of digits.
+        frames: `(T, H, W, C)` uint8, those that count.
+        so_far: the answer after each frame, and its probability; nothing if the model cannot be
+            streamed.
+        occlusion: `(T,)`, by how much the answer falls when a frame is blanked; `None` of models of
+            single images.
+        maps: `(T, H, W)` in [0, 1], where the answer's evidence is; `None` of models without
+            convolutions.
+    """
+
+    index: int
+    confidence: float
+    truth: str
+    answer: str
+    reason: str | None
+    digits: str | None
+    read: str | None
+    clip: str | None
+    frames: np.ndarray
+    so_far: tuple[tuple[str, float], ...] = ()
+    occlusion: np.ndarray | None = None
+    maps: np.ndarray | None = None
+
+
+def wrong_sequences(
+    targets: np.ndarray, probabilities: np.ndarray, counts: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The sequences that were answered wrongly, the most confident mistake first.
+
+    Args:
+        targets: `(N,)` integers, or `(N, T)` of an answer at each step.
+        probabilities: `(N, num_classes)`, or `(N, T, num_classes)`.
+        counts: `(N, T)` boolean, which steps count; by default all.
+
+    Returns:
+        Their indices, and how sure the model was: of several wrong steps, of the surest.
+
+    Example:
+
+    >>> wrong_sequences(np.array([0, 0, 1]), np.array([[0.4, 0.6], [0.1, 0.9], [0.2, 0.8]]))
+    (array([1, 0]), array([0.9, 0.6]))
+    """
+    sure = probabilities.max(axis=-1)
+    wrong = probabilities.argmax(axis=-1) != targets
+    if targets.ndim == 2:
+        wrong = wrong & (True if counts is None else counts)
+        sure, wrong = np.where(wrong, sure, 0).max(axis=1), wrong.any(axis=1)
+    order = np.argsort(-sure, kind="stable")
+    order = order[wrong[order]]
+    return order, sure[order]
+
+
+def explain(
+    answers: np.ndarray, oracle: np.ndarray, truth: np.ndarray, read: np.ndarray
+) -> list[str]:
+    """What explains each mistake on digits.
+
+    Args:
+        answers: `(N,)` or `(N, T)` classes that the model answered, wrongly.
+        oracle: the classes that the rule gives to the digits as they were read.
+        truth: `(N, T)` digits behind the frames.
+        read: `(N, T)` digits as they were read.
+
+    Returns:
+        `MISREAD`, `ORDER` or `UNCLEAR` for each.
+
+    Example:
+
+    >>> explain(np.array([2]), np.array([2]), np.array([[4, 7]]), np.array([[9, 7]]))
+    ['misread digit']
+    """
+    rows = len(answers)
+    same = (answers == oracle).reshape(rows, -1).all(axis=1)
+    legible = (truth == read).all(axis=1)
+    kinds = np.where(legible, ORDER, np.where(same, MISREAD, UNCLEAR))
+    return [str(kind) for kind in kinds]
+
+
+def reasons(kinds: Sequence[str]) -> dict[str, int]:
+    """How many mistakes each reason explains."""
+    found = Counter(kinds)
+    return {kind: found[kind] for kind in (MISREAD, ORDER, UNCLEAR)}
+
+
+def answers_so_far(
+    model: keras.Model, frames: np.ndarray, class_names: Sequence[str]
+) -> tuple[tuple[tuple[str, float], ...], str]:
+    """The answer after each frame.
+
+    Args:
+        model: the model.
+        frames: `(T, H, W, C)` uint8.
+        class_names: names of the classes.
+
+    Returns:
+        For each frame the answer and its probability, and nothing; or nothing, and why the model
+        cannot be streamed.
+    """
+    try:
+        live = FrameStream(model, class_names)
+    except ValueError as refused:
+        return (), str(refused)
+    told = ((answer.label, answer.probabilities) for answer in live.answers(frames))
+    return tuple((label, float(p.max())) for label, p in told if p is not None), ""
+
+
+def evidence(
+    model: keras.Model, frames: np.ndarray, counts: np.ndarray
+) -> dict[str, np.ndarray | None]:
+    """Which frames the answers hang on, and where in them.
+
+    Args:
+        model: the model.
+        frames: `(N, T, H, W, C)`, or `(N, H, W, C)` of single images.
+        counts: `(N, T)` boolean, which frames count.
+
+    Returns:
+        `occlusion (N, T)` and `maps (N, T, H, W)`, as `explanations` makes them; `None` for what
+        the model has not got.
+    """
+    lengths = counts.sum(axis=1).astype(np.int32) if len(model.inputs) > 1 else None
+    reads_sequences = frames.ndim == 5
+    found: dict[str, Any] = {"occlusion": None, "maps": None}
+    if reads_sequences:
+        found["occlusion"] = occlusion(model, frames, lengths)
+    if _has_maps(model, frames, lengths):
+        maps = grad_cam(model, frames, lengths)
+        found["maps"] = np.broadcast_to(maps, (len(frames), counts.shape[1], *maps.shape[2:]))
+    return found
+
+
+def _has_maps(model, frames, lengths):
+    """Whether Grad-CAM finds convolutions in the model."""
+    first: Any = frames[:1]
+    if lengths is not None:
+        first = {"frames": first, "lengths": lengths[:1]}
+    try:
+        shown_layer(model, first)
+    except ValueError:
+        return False  # a model of recurrent or fully connected layers alone
+    return True
