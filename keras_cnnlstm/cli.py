@@ -81,6 +81,27 @@ class Calibrate:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Find out what a run learned, and why it errs: a page that opens in any browser, offline.
+
+    Does time help (beside a bag of frames, shuffled frames and, for digits, a reader with the exact
+    rule)? Which classes, which lengths, how sure, learned when, how fast? And its most confident
+    mistakes, frame by frame. Writes report.html and its figures into the run directory; of digits
+    trains a reader of single ones the first time, about a minute.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Run directory, as `train` writes it."""
+
+    sequences: int | None = None
+    """Test sequences to draw, or clips to take at most; by default as many as the training scored,
+    and all clips."""
+
+    mistakes: int = 12
+    """The most confident mistakes to show."""
+
+
+@dataclass(frozen=True)
 class Predict:
     """Answer for one sequence of image files, one image, or any number of clips, with a run or an
     exported model.
@@ -189,6 +210,7 @@ _Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Stream, tyro.conf.subcommand("stream")]
     | Annotated[Export, tyro.conf.subcommand("export")]
@@ -230,6 +252,7 @@ def _run(command) -> int | None:
         Train: _train,
         Evaluate: _evaluate,
         Calibrate: _calibrate,
+        Report: _report,
         Predict: _predict,
         Stream: _stream,
         Export: _export,
@@ -309,7 +332,8 @@ def _train(command):
     _print_scores(run.metrics["test"], summary)
     print(
         f"\nwritten to {run.path}\n"
-        f"try: keras-cnnlstm predict {run.path} {run.path / 'example'}/*.png"
+        f"try: keras-cnnlstm predict {run.path} {run.path / 'example'}/*.png\n"
+        f"look: keras-cnnlstm report {run.path}"
     )
 
 
@@ -371,6 +395,26 @@ def _print_scores(scores, summary):
     }
     for name, score in scores.items():
         print(f"\n{titles[name]}: {summary(score)}")
+
+
+def _report(command):
+    from keras_cnnlstm.evaluation import evaluate
+    from keras_cnnlstm.report_facts import Comparison, comparison_lines
+    from keras_cnnlstm.runs import load_run
+    from keras_cnnlstm.scores import summary
+
+    found = evaluate(
+        load_run(command.run),
+        num_sequences=command.sequences,
+        num_mistakes=command.mistakes,
+        say=lambda text: print(text, flush=True),
+    )["report"]
+    _print_scores(found["tests"], summary)
+    if found["does_time_help"]:
+        rows = [Comparison(row["title"], "", row) for row in found["does_time_help"]]
+        print("\ndoes time help?", *comparison_lines(rows), sep="\n")
+        print(found["verdict"])
+    print(f"\nwritten to {command.run / 'report.html'}; open it in a browser")
 
 
 def _predict(command):
