@@ -9,7 +9,6 @@ import errno
 import json
 import os
 import platform
-import sys
 from pathlib import Path
 
 import keras
@@ -17,6 +16,7 @@ import tensorflow as tf
 
 from keras_cnnlstm import evaluation, plots
 from keras_cnnlstm.artefacts import required
+from keras_cnnlstm.calibration import softmax_head
 from keras_cnnlstm.checkpoints import newest_checkpoint
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.features import FeatureCache, split_model
@@ -29,6 +29,7 @@ from keras_cnnlstm.objectives import (
     model_options,
     objective_for,
 )
+from keras_cnnlstm.progress import Progress
 from keras_cnnlstm.run_writer import RunWriter, stopping
 from keras_cnnlstm.runs import Run, load_config, load_model, load_run, new_run_dir, save_model
 from keras_cnnlstm.runtime import Runtime
@@ -91,6 +92,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
         checkpoint = newest_checkpoint(place / "checkpoints") if resume else None
         if checkpoint is None:
             source.save(path)
+        (path / "calibration.json").unlink(missing_ok=True)  # of a model that may be outdone
         with runtime.scope():
             writer = _fit(model, config, source, runtime, path, checkpoint)
         if not runtime.is_chief:
@@ -111,15 +113,17 @@ def _check_workers(config, runtime) -> None:
 def _finish(config, runtime, source, writer) -> Run:
     """Scores what was saved, and writes that down."""
     path = writer.path
-    best = load_model(path / "model.keras")
+    run = Run(path, config, load_model(path / "model.keras"), {})
+    if softmax_head(run.model):
+        run = evaluation.calibrate(run)
     metrics = {
-        "test": evaluation.score(best, source.tests(), source.task),
+        "test": evaluation.score(run.model, source.tests(), source.task),
         "training": _training_facts(config, writer),
         "machine": _machine_facts(runtime),
     }
     write_text(path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     _write_plots(path, writer.history, writer.objective, metrics["test"], source.task)
-    return Run(path, config, best, metrics)
+    return dataclasses.replace(run, metrics=metrics)
 
 
 def resumed_config(config: TrainConfig) -> TrainConfig:
@@ -232,7 +236,8 @@ def _fit(model, config, source, runtime, path, checkpoint) -> RunWriter:
         # Makes the variables of optimizer and metrics, for the checkpoint to set.
         model.optimizer.build(model.trainable_variables)
         model.evaluate(validation.take(1), verbose=0)
-    with stopping(writer):
+    progress = Progress(config.epochs, steps, config.batch_size, step=writer.step)
+    with stopping(writer), progress:
         # At most twice: the rest of an epoch that was broken off, then all others.
         while writer.step < config.num_steps and not writer.ended:
             epoch, done = divmod(writer.step, steps)
@@ -242,9 +247,9 @@ def _fit(model, config, source, runtime, path, checkpoint) -> RunWriter:
                 steps_per_epoch=steps - done,
                 initial_epoch=epoch,
                 epochs=epoch + 1 if done else config.epochs,
-                callbacks=callbacks,
+                callbacks=[*callbacks, progress],
                 shuffle=False,
-                verbose=1 if sys.stdout.isatty() else 2,
+                verbose=0,
             )
     return writer
 
@@ -252,6 +257,8 @@ def _fit(model, config, source, runtime, path, checkpoint) -> RunWriter:
 def _trained_part(model, config, source):
     """The model; or its layers over time alone, if a frozen encoder's answers are in the cache."""
     if not config.data or not config.cache or config.augment or config.flip:
+        return model
+    if config.model == "describer":  # no chain of layers: the words come in beside the frames
         return model
     parts = split_model(model)
     if parts.frame_encoder.trainable_weights:
