@@ -29,7 +29,8 @@ _MODEL_OPTIONS = {
     "attention": "attention",
 }
 
-_BUILDERS = {**MODELS, "describer": describer}
+BUILDERS = {**MODELS, "describer": describer}
+"""Architectures by name, as `TrainConfig.model` and `--model` take them."""
 
 # Where Keras's defaults are not those that recipes were written for. Adadelta's first steps grow
 # with epsilon: after a pass over MNIST the column scanner was at 92.4 % so, with Keras's at 90.7 %.
@@ -212,7 +213,7 @@ def model_options(config: TrainConfig) -> dict[str, Any]:
     Raises:
         ValueError: if there is one.
     """
-    taken = inspect.signature(_BUILDERS[config.model]).parameters
+    taken = inspect.signature(BUILDERS[config.model]).parameters
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     options = {}
     for name, argument in _MODEL_OPTIONS.items():
