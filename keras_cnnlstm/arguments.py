@@ -124,6 +124,22 @@ def as_array(what: str, value: Any) -> np.ndarray:
         raise ValueError(f"{what} must be an array; received {told(value)}.") from error
 
 
+def check_model(what: str, value: Any) -> None:
+    """Refuses what is no `keras.Model`.
+
+    Args:
+        what: function and argument, for the error: "split_model: `model`".
+        value: the argument.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    import keras  # not above: numbers and paths are checked where Keras is not loaded
+
+    if not isinstance(value, keras.Model):
+        raise ValueError(f"{what} must be a keras.Model; received {told(value)}.")
+
+
 def as_path(what: str, value: Any) -> Path:
     """What `pathlib.Path` makes of a value.
 

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_cnnlstm.arguments import check_whole
 from keras_cnnlstm.digits import load_digits
 from keras_cnnlstm.models import cnn_lstm
 from keras_cnnlstm.pipeline import digit_sequences
@@ -44,9 +45,8 @@ def benchmark(*, batch_size: int = 64, length: int = 4, repeats: int = 15) -> li
     Raises:
         ValueError: if an argument is out of range.
     """
-    for name, value in (("batch_size", batch_size), ("repeats", repeats)):
-        if value < 1:
-            raise ValueError(f"benchmark: `{name}` must be 1 or more; received {value}.")
+    check_whole("benchmark: `batch_size`", batch_size, 1, 1_000_000)
+    check_whole("benchmark: `repeats`", repeats, 1, 1_000_000)
     task = Trend(length)
     steps = _train_steps(task, batch_size, repeats)
     return [

@@ -124,6 +124,13 @@ def checked_clips(function: str, clips: Iterable[Clip]) -> list[Clip]:
     return found
 
 
+def _check_clip(function, clip) -> None:
+    if not isinstance(clip, Clip):
+        raise ValueError(
+            f"{function}: `clip` must be a clip, as find_clips returns them; received {told(clip)}."
+        )
+
+
 def probe(clip: Clip) -> ClipInfo:
     """Looks at a clip without decoding it: at the files' names and headers, a video's packets.
 
@@ -131,6 +138,7 @@ def probe(clip: Clip) -> ClipInfo:
         FileNotFoundError: if it is not there, or a folder without frames.
         ValueError: if the first frame's header, or the video, cannot be read.
     """
+    _check_clip("probe", clip)
     if clip.is_video:
         return ClipInfo(*probe_video(clip.path))
     files = frame_files(clip.path)
@@ -161,6 +169,7 @@ def read_clip(
         FileNotFoundError: if the clip is not there, or a folder without frames.
         ValueError: if a frame cannot be read or is not there, or an argument is out of range.
     """
+    _check_clip("read_clip", clip)
     options: Any = {"image_size": image_size, "channels": channels, "invert": invert}
     if clip.is_video:
         return read_video(clip.path, indices, **options)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from keras_cnnlstm.arguments import as_path
+
 _MATROSKA = b"\x1aE\xdf\xa3"
 
 
@@ -22,6 +24,7 @@ def promised_size(path: str | Path) -> int:
         How many it should have at least; 0 if it does not say, as a live recording. A GIF that
         does not end as such should have one more than it has.
     """
+    path = as_path("promised_size: `path`", path)
     whole = os.path.getsize(path)
     with open(path, "rb") as file:
         start = file.read(8)

@@ -234,7 +234,7 @@ def _missing_files(builder) -> dict[str, str]:
 
 
 def _downloaded(downloads: Path, digest: str) -> bool:
-    """Whether a file was downloaded whole: TFDS writes its note `.INFO` before the file is there."""
+    """Whether a file was downloaded whole: TFDS writes its note `.INFO` before it is there."""
     return any(path.suffix != ".INFO" for path in downloads.rglob(f"*{digest}*"))
 
 

@@ -126,6 +126,10 @@ def calibrate(run: Run, *, unsure_below: float = UNSURE_BELOW) -> Run:
         FileNotFoundError: if a clip of the run is no longer there.
         ConnectionError: if its data set cannot be had.
     """
+    if not isinstance(run, Run):
+        raise ValueError(
+            f"calibrate: `run` must be a Run, as load_run reads it; received {type(run).__name__}."
+        )
     Calibration(1.0, unsure_below)  # refuses it before the work
     model = load_model(run.path / "model.keras")
     if softmax_head(model) is None:

@@ -220,6 +220,9 @@ def _new_directory(target: Path) -> Iterator[Path]:
     """A temporary directory beside `target`, renamed to it at the end.
 
     When the block fails, or is interrupted, neither it nor a new parent of it is left.
+
+    Raises:
+        OSError: if it cannot be written, or there is no room in it.
     """
     new_parents = [p for p in target.parents if not p.exists()]  # innermost first
     building = target.with_name(f".{os.getpid()}-{target.name}")
@@ -233,9 +236,14 @@ def _new_directory(target: Path) -> Iterator[Path]:
             ) from error
         yield building
         building.rename(target)  # fails if another export was faster and is there now
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(building, ignore_errors=True)
         for parent in new_parents:
             with contextlib.suppress(OSError):
                 parent.rmdir()
+        if "No space left" in str(error):  # TensorFlow says so in an error of its own
+            raise OSError(
+                f"export: `path` must have room for the model; {target} has not (No space left on "
+                "device). Make room, or give another one."
+            ) from error
         raise

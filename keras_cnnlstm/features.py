@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_cnnlstm.arguments import as_array, as_path, check_whole, told
+from keras_cnnlstm.arguments import as_array, as_numbers, as_path, check_model, check_whole, told
 from keras_cnnlstm.files import replacing
 from keras_cnnlstm.layers import LengthMask
 from keras_cnnlstm.pretrained import leaf_layers
@@ -69,6 +69,7 @@ def split_model(model: keras.Model) -> SplitModel:
     >>> parts.frame_encoder.output_shape, sorted(parts.sequence_model.input)
     ((None, 3136), ['features', 'lengths'])
     """
+    check_model("split_model: `model`", model)
     frames, encoder, vectors = _front(model)
     frame = keras.Input(frames.shape[2:], dtype=frames.dtype, name="frame")
     x = frame
@@ -95,6 +96,9 @@ def fingerprint(frame_encoder: keras.Model) -> str:
 
 def frames_key(frames: np.ndarray) -> str:
     """A key for `FeatureCache.features` that tells arrays apart by what is in them."""
+    frames = as_numbers("frames_key: `frames`", frames, kinds="biuf")
+    if not frames.ndim:
+        raise ValueError("frames_key: `frames` must have shape (N, ...); received a single number.")
     digest = _hash()
     _add_array(digest, frames)
     return digest.hexdigest()

@@ -12,7 +12,8 @@ from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from keras_cnnlstm.clips import Clip
+from keras_cnnlstm.arguments import told
+from keras_cnnlstm.clips import Clip, checked_clips
 from keras_cnnlstm.frames import fit_image, frame_files, opened_image
 from keras_cnnlstm.videos import video_images
 
@@ -70,7 +71,16 @@ def shared_frames(
         FileNotFoundError: if a clip is not there.
         ValueError: if a frame cannot be read.
     """
-    clips = [(part, clip) for part, members in split.items() for clip in members]
+    if not isinstance(split, Mapping):
+        raise ValueError(
+            "shared_frames: `split` must be clips by the name of their part, as split_clips gives "
+            f"it; received {told(split)}."
+        )
+    clips = [
+        (part, clip)
+        for part, members in split.items()
+        for clip in checked_clips("shared_frames", members)
+    ]
     first: dict[bytes, tuple[str, Clip, int]] = {}
     shared = []
     for done, (part, clip) in enumerate(clips, start=1):

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from keras_cnnlstm.arguments import is_whole, told
+from keras_cnnlstm.arguments import as_path, is_whole, told
 from keras_cnnlstm.digits import LabeledImages, check_images
 from keras_cnnlstm.videos import write_video
 
@@ -129,7 +129,11 @@ def write_clips(
     Raises:
         FileExistsError: if `root` exists.
     """
-    root, count = Path(root), 0
+    root, count = as_path("write_clips: `root`", root), 0
+    if form not in ("folders", "videos"):
+        raise ValueError(
+            f"write_clips: `form` must be 'folders' or 'videos'; received {told(form)}."
+        )
     root.mkdir(parents=True)
     for clip in clips:
         folder = root / clip.motion

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_cnnlstm.answers import as_json
+from keras_cnnlstm.arguments import as_path
 from keras_cnnlstm.artefacts import load_artefact, located
 from keras_cnnlstm.clips import Clip, probe, read_clip, sample_indices
 from keras_cnnlstm.frames import load_frames
@@ -173,12 +174,13 @@ class Predictor:
         return as_json(self.output, answer, self.class_names, unsure_below=unsure_below)
 
 
-def kind_of(path: Path) -> str:
+def kind_of(path: str | Path) -> str:
     """What lies at a path: a "run", or an export and its format.
 
     Raises:
         FileNotFoundError: if neither does.
     """
+    path = as_path("kind_of: `path`", path)
     if (path / "config.json").is_file():
         return "run"
     try:
@@ -191,7 +193,7 @@ def kind_of(path: Path) -> str:
     return kind
 
 
-def open_predictor(path: Path, *, beam: int | None = None) -> Predictor:
+def open_predictor(path: str | Path, *, beam: int | None = None) -> Predictor:
     """Opens a run directory, or an export of any format.
 
     A SavedModel is code: open only what you or someone you trust exported.
@@ -204,6 +206,7 @@ def open_predictor(path: Path, *, beam: int | None = None) -> Predictor:
         FileNotFoundError: if there is neither.
         ValueError: if it cannot be read, or `beam` is given for what says no sentences.
     """
+    path = as_path("open_predictor: `path`", path)
     return _of_run(path, beam) if kind_of(path) == "run" else _of_artefact(path, beam)
 
 

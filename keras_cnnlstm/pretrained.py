@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import layers, ops
 
+from keras_cnnlstm.arguments import as_path, check_model, is_whole, told
 from keras_cnnlstm.files import replacing
 
 _NETWORK_TIMEOUT = 6.0  # seconds, once for the connection and once for each block that it sends
@@ -161,7 +162,7 @@ def pretrained(
     if weights == "imagenet":
         _load(model, _imagenet(name, network))
     elif weights is not None:
-        _load(model, Path(weights))
+        _load(model, as_path("pretrained: `weights`", weights))
     model.trainable = trainable
     if not trainable:
         _switch_off_dropout(model)
@@ -202,6 +203,7 @@ def unfreeze(
     >>> unfreeze(encoder, 2)
     ['block5_conv2', 'block5_conv3']
     """
+    check_model("unfreeze: `model`", model)
     encoders = [x for x in model.layers if isinstance(x, keras.layers.TimeDistributed)] or [model]
     found = [pair for encoder in encoders for pair in leaf_layers(encoder)]
     trained = [leaf for leaf, free in found if free]
@@ -231,19 +233,20 @@ def leaf_layers(layer: keras.Layer) -> list[tuple[keras.Layer, bool]]:
 
 
 def _known(name: str) -> Network:
-    if name not in PRETRAINED:
+    if not isinstance(name, str) or name not in PRETRAINED:
         raise ValueError(
-            f"pretrained: `name` must be one of {sorted(PRETRAINED)}; received {name!r}. Any other "
-            "Keras model can be given to cnn_lstm as its encoder."
+            f"pretrained: `name` must be one of {sorted(PRETRAINED)}; received {told(name)}. Any "
+            "other Keras model can be given to cnn_lstm as its encoder."
         )
     return PRETRAINED[name]
 
 
 def _check_shape(name: str, shape: Any) -> None:
-    if len(shape) != 3 or not all(isinstance(s, int) for s in shape) or shape[2] not in (1, 3):
+    sizes = shape if isinstance(shape, list | tuple) else ()
+    if len(sizes) != 3 or not all(is_whole(size, 0) for size in sizes) or sizes[2] not in (1, 3):
         raise ValueError(
             "pretrained: `input_shape` must be (H, W, C), C 1 for grey or 3 for colour; received "
-            f"{tuple(shape)}."
+            f"{told(shape)}."
         )
     if min(shape[:2]) < MIN_SIZE:
         raise ValueError(

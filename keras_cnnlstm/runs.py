@@ -178,6 +178,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no JSON list of different names.
     """
+    path = as_path("read_classes: `path`", path)
     _check_there(path, "classes.json")
     names = _load_json(path / "classes.json")
     if not (

@@ -24,6 +24,7 @@ from typing import Literal, get_args
 import keras
 import tensorflow as tf
 
+from keras_cnnlstm.arguments import is_whole, told
 from keras_cnnlstm.replicas import ReplicatedModel
 from keras_cnnlstm.workers import (
     Cluster,
@@ -69,20 +70,21 @@ class Runtime:
     strategy: Strategy = "auto"
 
     def __post_init__(self):
-        if self.precision not in get_args(Precision):
+        if not isinstance(self.precision, str) or self.precision not in get_args(Precision):
             raise ValueError(
                 f"Runtime: `precision` must be one of {list(get_args(Precision))}; received "
-                f"{self.precision!r}."
+                f"{told(self.precision)}."
             )
-        if self.strategy in _REFUSED:
+        named = isinstance(self.strategy, str)
+        if named and self.strategy in _REFUSED:
             raise ValueError(
                 f"Runtime: `strategy` {self.strategy!r} cannot be had: {_REFUSED[self.strategy]}. "
                 "Use 'mirrored' for several GPUs of one machine, or 'one-device'."
             )
-        if self.strategy not in get_args(Strategy):
+        if not named or self.strategy not in get_args(Strategy):
             raise ValueError(
                 f"Runtime: `strategy` must be one of {list(get_args(Strategy))}; received "
-                f"{self.strategy!r}."
+                f"{told(self.strategy)}."
             )
         if keras.distribution.distribution() is not None:
             raise ValueError(
@@ -191,6 +193,10 @@ class Runtime:
         Raises:
             ValueError: if `batch_size` is no multiple of the number of replicas.
         """
+        if not is_whole(batch_size):
+            raise ValueError(
+                f"Runtime: `batch_size` must be a whole number; received {told(batch_size)}."
+            )
         replicas = self.num_replicas
         if batch_size > 0 and batch_size % replicas == 0:
             return

@@ -111,6 +111,11 @@ def write_split(path: str | Path, split: Split) -> None:
         split: what to write.
     """
     path = as_path("write_split: `path`", path)
+    if not isinstance(split, Split):
+        raise ValueError(
+            "write_split: `split` must be a Split, as split_clips returns it; received "
+            f"{told(split)}."
+        )
     rows = sorted(
         (clip.name, clip.class_name, split.groups[clip.name], part)
         for part, clips in split.items()

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from keras_cnnlstm import evaluation, plots
+from keras_cnnlstm.arguments import told
 from keras_cnnlstm.artefacts import required
 from keras_cnnlstm.calibration import softmax_head
 from keras_cnnlstm.checkpoints import newest_checkpoint
@@ -64,6 +65,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
         OSError: if the disk is full, or cannot be written; the last checkpoint is kept.
         TrainingStopped: if the process was sent SIGTERM; the checkpoint of that batch is there.
     """
+    _check_config("train", config)
     if resume:
         config = resumed_config(config)
     runtime = Runtime(config.precision, config.strategy)
@@ -100,6 +102,11 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
         return _finish(config, runtime, source, writer)
 
 
+def _check_config(function, config) -> None:
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"{function}: `config` must be a TrainConfig; received {told(config)}.")
+
+
 def _check_workers(config, runtime) -> None:
     """Workers that train together must mean the same run."""
     if config.run_dir is None:
@@ -133,6 +140,7 @@ def resumed_config(config: TrainConfig) -> TrainConfig:
         FileNotFoundError: if there is no run.
         ValueError: if another option differs, or there would be fewer epochs.
     """
+    _check_config("resumed_config", config)
     if config.run_dir is None:
         raise ValueError("run_dir: expected the run to resume; received None.")
     stored = load_config(Path(config.run_dir))
@@ -198,6 +206,7 @@ def import_torch(file: str | Path, config: TrainConfig) -> tuple[Run, Report]:
         FileExistsError: if the run directory exists.
         ConnectionError: if the data set, which says how large images are, cannot be had.
     """
+    _check_config("import_torch", config)
     state_dict = read_state_dict(file)
     source = open_source(config)
     with Runtime("float32", "one-device").scope():
