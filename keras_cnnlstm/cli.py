@@ -118,6 +118,10 @@ class Predict:
     invert: bool = False
     """The images show dark strokes on light paper; the model was trained on light on dark."""
 
+    beam: int | None = None
+    """Of a describer: follow so many beginnings of the sentence side by side; by default it says
+    the likeliest word after each other."""
+
     json: bool = False
     """Print the answer as JSON, with class indices and all probabilities."""
 
@@ -423,7 +427,7 @@ def _predict(command):
 
     if kind_of(command.model) in ("run", "saved_model"):
         _load_tensorflow()
-    predictor = open_predictor(command.model)
+    predictor = open_predictor(command.model, beam=command.beam)
     clips = [path for path in command.frames if predictor.takes_as_clip(path)]
     if not clips:
         told = predictor.answer_images(command.frames, invert=command.invert)
