@@ -64,7 +64,7 @@ def ends_well(pytestconfig):
             assert message.strip(), f"{type(error).__name__} without a message"
             assert len(message.splitlines()) == 1, message
             assert len(message) < 2000, message
-            named = [name for name in names if re.search(rf"\b{re.escape(name)}\b", message)]
+            named = [name for name in names if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message)]
             assert named, f"{message!r} names none of {names}"
             return error
         finally:

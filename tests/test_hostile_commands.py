@@ -10,7 +10,8 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hostile import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -164,14 +165,6 @@ def commanded(name, data, folder, ends_well):
         assert code == 0 or "validate" in arguments
 
 
-def examples(number):
-    return settings(
-        max_examples=number, derandomize=True, deadline=None, database=None,
-        phases=[Phase.generate],
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 @given(data=st.data())
 @examples(4)
@@ -180,6 +173,7 @@ def test_a_command(name, data, folder, ends_well):
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 @given(data=st.data())
 @examples(30)

@@ -17,7 +17,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hostile import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -338,14 +339,6 @@ def made(fill):
         assert os.listdir(name) == ["root"]
 
 
-def examples(number):
-    return settings(
-        max_examples=number, derandomize=True, deadline=None, database=None,
-        phases=[Phase.generate],
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )  # fmt: skip
-
-
 def damaged(name, data, originals, ends_well):
     strategy, read = READERS[name]
     content = data.draw(strategy)(originals[name])
@@ -373,6 +366,7 @@ def test_a_damaged_file(name, data, originals, ends_well):
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 @given(data=st.data())
 @examples(200)
@@ -430,6 +424,7 @@ def test_a_damaged_run(data, originals, ends_well):
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 @given(data=st.data())
 @examples(400)
 def test_many_damaged_runs(data, originals, ends_well):
@@ -515,6 +510,7 @@ def test_a_damaged_export(data, originals, ends_well, aside):
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 @given(data=st.data())
 @examples(400)
 def test_many_damaged_exports(data, originals, ends_well, aside):
@@ -566,6 +562,7 @@ def test_a_damaged_cache(data, features, originals, ends_well):
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 @given(data=st.data())
 @examples(200)
 def test_many_damaged_caches(data, features, originals, ends_well):
@@ -629,6 +626,7 @@ def test_a_folder_of_anything(data, originals, ends_well):
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 @given(data=st.data())
 @examples(200)
 def test_many_folders_of_anything(data, originals, ends_well):

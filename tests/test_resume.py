@@ -218,6 +218,7 @@ def until(process, text):
     raise AssertionError(process.stderr.read())
 
 
+@pytest.mark.faults
 def test_a_terminated_run_saves_says_how_to_go_on_and_does(whole, tmp_path):
     process = start(*flags(tmp_path / "run"), "--epochs", 2000)
     with process:
@@ -231,6 +232,7 @@ def test_a_terminated_run_saves_says_how_to_go_on_and_does(whole, tmp_path):
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 def test_runs_killed_at_random_moments_end_as_if_they_had_not(whole, tmp_path, capsys):
     rng = np.random.default_rng(0)
     began = time.perf_counter()

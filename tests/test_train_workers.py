@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -96,6 +97,7 @@ def test_workers_need_a_directory_of_their_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 def test_a_lost_worker_stops_all_and_starting_again_resumes_exactly(alone, tmp_path):
     path = tmp_path / "run"
     processes = start(2, *OPTIONS, "--epochs", 2, "--checkpoint-steps", 2, "--run-dir", path)
@@ -109,3 +111,25 @@ def test_a_lost_worker_stops_all_and_starting_again_resumes_exactly(alone, tmp_p
     processes[1].communicate()
     finish(start(2, "--resume", path))
     assert_equal_runs(path, alone)
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+@pytest.mark.parametrize("hangs", [0, 1])
+def test_a_worker_that_hangs_is_missed_by_the_others(hangs, tmp_path, capsys):
+    """Stopped, not killed: its connections stay open, and only its heartbeats end."""
+    processes = start(2, *OPTIONS, "--epochs", 1000, "--run-dir", tmp_path / "run")
+    for line in processes[0].stdout:
+        if "Epoch 2/" in line:
+            break
+    processes[hangs].send_signal(signal.SIGSTOP)
+    began = time.perf_counter()
+    _, complaint = processes[1 - hangs].communicate(timeout=120)
+    seconds = time.perf_counter() - began
+    processes[hangs].kill()
+    processes[hangs].communicate()
+    assert processes[1 - hangs].returncode == 2, complaint
+    assert "--resume" in complaint.splitlines()[-1]
+    with capsys.disabled():
+        print(f"\nworker {hangs} hung, and was missed after {seconds:.1f} s")
+    assert seconds < 60

@@ -348,6 +348,7 @@ def test_what_workers_refuse(trainings):
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.parametrize("dies", [0, 1])
 def test_the_others_stop_when_a_worker_is_killed(tmp_path, dies):
     codes, outputs = run(tmp_path, {"worker": 2}, dies=dies)

@@ -1,0 +1,316 @@
+"""Hostile arguments of what is not in `test_hostile_arrays`: files, runs, weights, the machine.
+
+And a count that no public function of the modules that users call is left out.
+"""
+
+import ast
+import dataclasses
+import functools
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hostile import ANYTHING, Either, call, examples, like, of, tried
+from hypothesis import given
+from hypothesis import strategies as st
+from test_hostile_arrays import CASES as ARRAYS
+from test_hostile_arrays import MODEL_CASES as MODELS
+
+import keras_cnnlstm
+from keras_cnnlstm import (
+    arguments,
+    artefacts,
+    benchmark,
+    blocks,
+    checkpoints,
+    clip_checks,
+    clips,
+    config,
+    containers,
+    digits,
+    encoders,
+    evaluation,
+    export,
+    features,
+    frames,
+    leakage,
+    models,
+    moving_digits,
+    predictors,
+    pretrained,
+    runs,
+    runtime,
+    splits,
+    state_dicts,
+    streaming,
+    torch_weights,
+    training,
+    videos,
+    workers,
+)
+
+CLIPS = [clips.Clip(Path(f"{name}/{i}"), name, f"{name}/{i}") for name in "ab" for i in range(5)]
+IMAGES = digits.LabeledImages(np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 10)
+PATHS = of("no/such", "/dev/null/x", Path("no"))
+WHAT = Either(st.just("function: `value`"), st.just("function: `value`"))
+
+
+@functools.cache
+def toy():
+    """A small model, made before the first case."""
+    return models.cnn_lstm((None, 8, 8, 1), 2, encoder="small_cnn", lstm_units=(2,))
+
+
+@functools.cache
+def state_dict():
+    return torch_weights.to_torch(toy())
+
+
+@functools.cache
+def machine():
+    return runtime.Runtime("float32", "one-device")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toys():
+    toy(), state_dict(), machine()  # Keras draws random seeds, which a strategy must not
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def in_environment(**cluster):
+    """Reads a TF_CONFIG of these parts."""
+    before = os.environ.get("TF_CONFIG")
+    os.environ["TF_CONFIG"] = json.dumps(cluster, default=repr).replace("\\u0000", " ")
+    try:
+        return workers.cluster_from_environment()
+    finally:
+        del os.environ["TF_CONFIG"]
+        if before is not None:
+            os.environ["TF_CONFIG"] = before
+
+
+def model_of(make):
+    return Either(st.builds(make), ANYTHING)
+
+
+OPTIONS = {
+    field.name: of(getattr(config.TrainConfig(), field.name))
+    for field in dataclasses.fields(config.TrainConfig)
+}
+JSON = st.recursive(
+    st.sampled_from([None, True, 0, -1, 2.5, "", "worker", "chief", "a:1", "ps"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["worker", "chief", "type", "index"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+DICT = st.dictionaries(st.sampled_from(["a", "lstm1.weight_ih_l0", "1"]), ANYTHING, max_size=3)
+
+CASES = {
+    "arguments.is_whole": call(arguments.is_whole, value=of(3, 0.5)),
+    "arguments.is_number": call(arguments.is_number, value=of(3, 0.5)),
+    "arguments.told": call(arguments.told, value=of("x")),
+    **{
+        f"arguments.{check.__name__}": call(check, what=WHAT, value=of(fitting), **more)
+        for check, fitting, more in [
+            (arguments.check_whole, 3, {"low": of(0, hostile=st.just(1)), "high": of(9, hostile=st.just(2))}),
+            (arguments.check_names, ["a"], {}),
+            (arguments.as_numbers, [1, 2.5], {}),
+            (arguments.as_array, [1], {}),
+            (arguments.as_path, "a", {}),
+        ]
+    },
+    "artefacts.load_artefact": call(artefacts.load_artefact, path=PATHS),
+    "artefacts.located": call(artefacts.located, path=PATHS),
+    "benchmark.benchmark": call(
+        benchmark.benchmark, batch_size=Either(st.sampled_from([0, -1]), ANYTHING.filter(lambda value: not arguments.is_whole(value, 1))), length=of(4), repeats=of(1)
+    ),
+    "blocks.check_classes": call(blocks.check_classes, model=of("value", hostile=st.just("m")), num_classes=of(2)),
+    "blocks.check_dropout": call(blocks.check_dropout, model=of("m", hostile=st.just("m")), dropout=of(0.5)),
+    "blocks.checked_units": call(
+        blocks.checked_units, model=of("m", hostile=st.just("m")), units=of((3,), [2, 2])
+    ),
+    "checkpoints.newest_checkpoint": call(checkpoints.newest_checkpoint, folder=of(Path("no"), hostile=st.just(Path("/dev/null")))),
+    "clip_checks.check_clips": call(
+        clip_checks.check_clips, root=PATHS, workers=of(None, 1)
+    ),
+    "clips.check_sampling": call(
+        clips.check_sampling, function=of("f", hostile=st.just("f")), length=of(None, 4),
+        sampling=of(*clips.SAMPLINGS), stride=of(1, 2),
+    ),
+    "clips.checked_clips": call(
+        clips.checked_clips, function=of("f", hostile=st.just("f")), clips=of(CLIPS)
+    ),
+    "clips.probe": call(clips.probe, clip=of(CLIPS[0])),
+    "clips.read_clip": call(
+        clips.read_clip, clip=of(CLIPS[0]), indices=like((3,), "int64", optional=True),
+        image_size=of((8, 8)), channels=of(1, 3),
+    ),
+    "config.TrainConfig": call(config.TrainConfig, **OPTIONS),
+    "config.TrainConfig.from_json": call(
+        config.TrainConfig.from_json, text=of("{}", "[]", hostile=st.text(max_size=20))
+    ),
+    "containers.promised_size": call(containers.promised_size, path=PATHS),
+    "digits.check_images": call(
+        digits.check_images, function=of("f", hostile=st.just("f")), images=of(IMAGES)
+    ),
+    "encoders.conv_pool_maps": call(
+        encoders.conv_pool_maps, filters=of((2,), (2, 3)), kernel_size=of(3)
+    ),
+    "evaluation.calibrate": call(
+        evaluation.calibrate, run=Either(ANYTHING), unsure_below=of(0.5)
+    ),
+    "export.export": call(
+        export.export, model_or_run=of("no/such", Path("no")), path=of("/dev/null/x"),
+        format=of("saved_model", "litert", "onnx"), version=of(None, 1), class_names=of(None, ["a", "b"]),
+    ),
+    "export.export a model": call(
+        lambda **options: export.export(toy(), **options), path=of("/dev/null/x", hostile=st.just("/dev/null/y")),
+        format=of("saved_model", "onnx"), version=of(None, 1), class_names=of(None, ["a", "b"]),
+    ),
+    "features.split_model": call(features.split_model, model=model_of(toy)),
+    "features.frames_key": call(features.frames_key, frames=like((2, 8, 8, 1), "uint8")),
+    "frames.image_shape": call(frames.image_shape, path=PATHS),
+    "frames.check_channels": call(
+        frames.check_channels, function=of("f", hostile=st.just("f")), channels=of(1, 3)
+    ),
+    "frames.check_indices": call(
+        frames.check_indices, function=of("f", hostile=st.just("f")), indices=like((3,), "int64")
+    ),
+    "leakage.shared_frames": call(leakage.shared_frames, split=of({"train": CLIPS[:2]}, {})),
+    "moving_digits.write_clips": call(
+        moving_digits.write_clips, root=of("/dev/null/x"), clips=of([], hostile=st.just(())), form=of("folders", "videos")
+    ),
+    "predictors.open_predictor": call(predictors.open_predictor, path=PATHS),
+    "predictors.kind_of": call(predictors.kind_of, path=PATHS),
+    "pretrained.pretrained": call(
+        pretrained.pretrained, name=of("mobilenet_v3_small"), weights=of(None, "imagenet", "no/such.h5"),
+        trainable=of(False, hostile=st.just(True)), input_shape=of((8, 8, 3), (40, 40, 2), (0, 0, 3)),
+    ),
+    "pretrained.unfreeze": call(
+        pretrained.unfreeze, model=model_of(toy), layers=of(None, 1, "lstm1", ["lstm1"]),
+        batch_norm=of(False, hostile=st.just(True)),
+    ),
+    **{
+        f"runs.{reader.__name__}": call(reader, path=PATHS)
+        for reader in (runs.load_run, runs.load_config, runs.read_classes, runs.load_model)
+    },
+    "runtime.Runtime": call(
+        runtime.Runtime, precision=of("auto", "float32", "mixed_float16"),
+        strategy=of("auto", "one-device", "multi-worker", "parameter-server", "tpu"),
+    ),
+    "runtime.Runtime.check_batch_size": call(
+        lambda batch_size: machine().check_batch_size(batch_size), batch_size=of(1, 64)
+    ),
+    "runtime.Runtime.rows": call(lambda batch_size: machine().rows(batch_size), batch_size=of(64)),
+    "splits.write_split": call(splits.write_split, path=of("/dev/null/x"), split=of(splits.split_clips(CLIPS))),
+    "splits.read_split": call(splits.read_split, path=PATHS, clips=of(CLIPS)),
+    "state_dicts.read_state_dict": call(state_dicts.read_state_dict, path=PATHS),
+    "state_dicts.write_state_dict": call(
+        state_dicts.write_state_dict, path=of("/dev/null/x.safetensors"), state_dict=Either(st.builds(state_dict), DICT | ANYTHING)
+    ),
+    "streaming.step_model": call(streaming.step_model, model=model_of(toy)),
+    "torch_weights.load_torch": call(
+        torch_weights.load_torch, model=model_of(toy), state_dict=Either(st.builds(state_dict), DICT | ANYTHING)
+    ),
+    "torch_weights.to_torch": call(
+        torch_weights.to_torch, model=model_of(toy), like=Either(st.none() | st.builds(state_dict), DICT | ANYTHING)
+    ),
+    "training.train": call(training.train, config=of(3, "x", {}), resume=of(False, True)),
+    "training.resumed_config": call(
+        training.resumed_config, config=of(config.TrainConfig(), config.TrainConfig(run_dir="no"))
+    ),
+    "training.import_torch": call(
+        training.import_torch, file=PATHS, config=of(config.TrainConfig())
+    ),
+    "videos.video_images": call(lambda path: next(iter(videos.video_images(path))), path=PATHS),
+    "workers.cluster_from_environment": call(
+        in_environment,
+        cluster=Either(st.just({"worker": ["a:1", "b:2"]}), JSON),
+        task=Either(st.just({"type": "worker", "index": 0}), JSON),
+    ),
+}  # fmt: skip
+NAMED_BY = {
+    "workers.cluster_from_environment": ["TF_CONFIG"],
+    "config.TrainConfig.from_json": ["config"],
+    "training.resumed_config": ["run_dir", "no"],
+    "training.import_torch": ["path", "no/such", "no", "/dev/null/x"],
+    "export.export": ["load_run", "no/such", "no"],
+    "leakage.shared_frames": ["a/0", "clips"],
+}
+
+
+def named(name, ends_well):
+    """`ends_well` for a function whose errors name something else than its arguments."""
+    return lambda call, *names: ends_well(call, *names, *NAMED_BY.get(name, ()))
+
+
+@pytest.mark.parametrize("name", CASES)
+@given(data=st.data())
+@examples(10)
+def test_arguments(name, data, ends_well):
+    tried(CASES[name], data, named(name, ends_well))
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+@given(data=st.data())
+@examples(100)
+def test_many_arguments(name, data, ends_well):
+    tried(CASES[name], data, named(name, ends_well))
+
+
+INNER = {
+    "say what `as_json` answered": ["answers.as_text", "answers.headline"],
+    "take what loaded, or what another function of the package made": [
+        "artefacts.answer", "artefacts.is_version", "artefacts.required", "benchmark.interleaved",
+        "benchmark.stock_cnn_lstm", "checkpoints.restore_checkpoint", "checkpoints.save_checkpoint",
+        "evaluation.answers_of", "evaluation.evaluate", "evaluation.score", "features.encode_images",
+        "features.fingerprint", "frames.fit_image", "frames.is_image", "frames.natural_order",
+        "frames.opened_image", "leakage.image_pixels", "leakage.is_blank", "leakage.native_frames",
+        "leakage.pixel_digest", "leakage.progress_line", "pipeline.batches", "pipeline.described",
+        "pipeline.distorted", "plots.save_figure", "predictors.run_predictor",
+        "pretrained.leaf_layers", "runs.new_run_dir", "runs.read_vocabulary", "runs.save_model",
+        "scores.accuracy_by_length", "scores.score_answers", "scores.sentence_scores",
+        "scores.summary", "splits.listed", "state_dicts.checked_arrays", "state_dicts.is_counter",
+        "state_dicts.natural", "state_dicts.torch_modules",
+    ],
+    "are parts of models, whose builders check": [
+        "blocks.answer", "blocks.check_weights", "blocks.dense_stack", "blocks.frames_input",
+        "blocks.rescaled", "blocks.reset_states", "blocks.state_inputs", "blocks.state_names",
+    ],
+    "check for others, whose cases are here": [
+        "arguments.check_model", "frames.check_pixels", "frames.checked_size",
+        "pipeline.check_batches",
+    ],
+    "run among several workers": [
+        "workers.alone", "workers.any_of", "workers.check_agreement", "workers.distribute",
+        "workers.join", "workers.several_workers", "workers.sum_of_replicas",
+        "workers.wait_for_all",
+    ],
+    "take nothing": ["memory.available_memory"],
+    "is `answers.read_text` by another name": ["scanners.read_text"],
+}  # fmt: skip
+
+
+def test_no_public_function_of_these_modules_is_left_out():
+    cases = {".".join(name.split(" ")[0].split(".")[:2]) for name in CASES | ARRAYS | MODELS}
+    folder = Path(keras_cnnlstm.__file__).parent
+    functions = {
+        f"{module}.{node.name}"
+        for module in {name.split(".")[0] for name in cases}
+        for node in ast.parse((folder / f"{module}.py").read_text()).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    }
+    inner = {name for names in INNER.values() for name in names}
+    assert functions - cases - inner == set(), "draw their arguments, or say who checks them"
+    assert inner - functions == set()
+    assert inner & cases == set()
