@@ -64,7 +64,8 @@ def ends_well(pytestconfig):
             assert message.strip(), f"{type(error).__name__} without a message"
             assert len(message.splitlines()) == 1, message
             assert len(message) < 2000, message
-            named = [name for name in names if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message)]
+            patterns = {name: rf"(?<!\w){re.escape(name)}(?!\w)" for name in names}
+            named = [name for name, pattern in patterns.items() if re.search(pattern, message)]
             assert named, f"{message!r} names none of {names}"
             return error
         finally:
