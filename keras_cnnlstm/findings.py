@@ -15,18 +15,21 @@ from keras_cnnlstm import baselines
 from keras_cnnlstm.baselines import Batch, Readings, digit_reader, read_batches
 from keras_cnnlstm.calibration import expected_calibration_error, reliability
 from keras_cnnlstm.mistakes import (
+    MODEL,
+    ORDER,
     Mistake,
     answers_so_far,
     evidence,
     explain,
     reasons,
+    stream_of,
     wrong_sequences,
 )
 from keras_cnnlstm.report_facts import Comparison
 from keras_cnnlstm.runs import Run
 from keras_cnnlstm.scores import accuracy_by_length
 from keras_cnnlstm.sources import ClipSource, DigitSource
-from keras_cnnlstm.tasks import Digits, Label, RunningSum, Text
+from keras_cnnlstm.tasks import Digits, Label, RunningSum, Text, Trend
 
 Say = Callable[[str], None]
 
@@ -88,13 +91,18 @@ def compare(
         rows.append(Comparison("Frames shuffled", how, mixed))
     if reader is not None and found is not None and isinstance(source, DigitSource):
         score = baselines.oracle(source, reader, found, targets)
-        rule = "reader" if isinstance(task, Label | Digits) else "reader + exact rule"
-        how = (
-            "A CNN trained on the same images reads single digits "
-            f"({score['digit_accuracy']:.2%} of them rightly); the rule is exact."
-        )
-        rows.append(Comparison(f"Oracle: {rule}", how, score))
+        rows.append(_oracle_row(task, score))
     return rows
+
+
+def _oracle_row(task, score):
+    how = (
+        "A CNN trained on the same images reads single digits "
+        f"({score['digit_accuracy']:.2%} of the test images rightly)"
+    )
+    if type(task) in (Digits, Label):  # what is read is the answer
+        return Comparison("Oracle: reader", f"{how}.", score)
+    return Comparison("Oracle: reader + exact rule", f"{how}; the rule is exact.", score)
 
 
 def reading_of(
@@ -167,9 +175,12 @@ def find_mistakes(
     shown = frames_of(answered.sequences, indices)
     clips = source.test_clips(len(answered.targets)) if isinstance(source, ClipSource) else None
     kept = evidence(run.model, shown.frames, shown.counts)
-    mistakes, not_streamed = [], ""
+    live, not_streamed = None, ""
+    if shown.frames.ndim == 5:
+        live, not_streamed = stream_of(run.model, run.class_names)
+    mistakes = []
     for k, index in enumerate(indices):
-        mistake, not_streamed = _mistake(run, answered, found, shown, kept, k, int(index))
+        mistake = _mistake(run, answered, found, shown, kept, live, k, int(index))
         clip = None if clips is None else clips[index].name
         told: dict[str, Any] = {
             "confidence": float(sure[k]),
@@ -199,27 +210,25 @@ def _kinds(task, answered, found, indices):
     if answered.counts is not None:
         counts = answered.counts[indices]
         answers, told = np.where(counts, answers, 0), np.where(counts, told, 0)
-    return explain(answers, told, found.truth[indices], found.read[indices])
+    legible = ORDER if isinstance(task, Trend) else MODEL
+    truth, read = found.truth[indices], found.read[indices]
+    return explain(answers, told, truth, read, legible=legible)
 
 
-def _mistake(run, answered, found, shown, kept, k, index):
-    """What there is to tell of the k-th mistake, and why it has no answers after each frame."""
+def _mistake(run, answered, found, shown, kept, live, k, index):
+    """What there is to tell of the k-th mistake."""
     length = int(shown.counts[k].sum())
     frames = shown.frames[k][:length] if shown.frames.ndim == 5 else shown.frames[k][None]
-    so_far, not_streamed = (), ""
-    if shown.frames.ndim == 5:
-        so_far, not_streamed = answers_so_far(run.model, frames, run.class_names)
-    told = {
+    return {
         "index": index,
         "truth": _named(run, answered.targets[index], length),
         "answer": _named(run, answered.answers[index].argmax(axis=-1), length),
         "digits": found and " ".join(map(str, found.truth[index][:length])),
         "read": found and " ".join(map(str, found.read[index][:length])),
         "frames": frames,
-        "so_far": so_far,
+        "so_far": answers_so_far(live, frames) if live else (),
         **{name: None if rows is None else rows[k][:length] for name, rows in kept.items()},
     }
-    return told, not_streamed
 
 
 def _named(run, classes, length):

@@ -12,15 +12,24 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_cnnlstm.class_maps import shown_layer
 from keras_cnnlstm.explanations import grad_cam, occlusion
 from keras_cnnlstm.streaming import FrameStream
+
+_CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv2D,
+)
 
 MISREAD = "misread digit"
 """The reader reads a digit wrongly, and by the rule comes to the same wrong answer."""
 
 ORDER = "order"
 """The reader reads all digits rightly; so they are legible, and the model misjudged their order."""
+
+MODEL = "model"
+"""The same where there is no order to judge: the model misread what is legible."""
 
 UNCLEAR = "unclear"
 """The reader reads a digit wrongly too, but by the rule comes to another answer."""
@@ -35,7 +44,7 @@ class Mistake:
         confidence: the probability of the wrong answer.
         truth: the right class, by name; where there is one at each step, all of them.
         answer: the class that the model answered, likewise.
-        reason: `MISREAD`, `ORDER` or `UNCLEAR`; `None` where no digits are read.
+        reason: `MISREAD`, `ORDER`, `MODEL` or `UNCLEAR`; `None` where no digits are read.
         digits: the digits behind the frames, as text; `None` of clips.
         read: what the reader of single digits reads; likewise.
         clip: the clip's name; `None` of digits.
@@ -91,7 +100,12 @@ def wrong_sequences(
 
 
 def explain(
-    answers: np.ndarray, oracle: np.ndarray, truth: np.ndarray, read: np.ndarray
+    answers: np.ndarray,
+    oracle: np.ndarray,
+    truth: np.ndarray,
+    read: np.ndarray,
+    *,
+    legible: str = ORDER,
 ) -> list[str]:
     """What explains each mistake on digits.
 
@@ -100,9 +114,10 @@ def explain(
         oracle: the classes that the rule gives to the digits as they were read.
         truth: `(N, T)` digits behind the frames.
         read: `(N, T)` digits as they were read.
+        legible: what is to blame if all digits are read rightly, `ORDER` or `MODEL`.
 
     Returns:
-        `MISREAD`, `ORDER` or `UNCLEAR` for each.
+        `MISREAD`, `legible` or `UNCLEAR` for each.
 
     Example:
 
@@ -111,37 +126,38 @@ def explain(
     """
     rows = len(answers)
     same = (answers == oracle).reshape(rows, -1).all(axis=1)
-    legible = (truth == read).all(axis=1)
-    kinds = np.where(legible, ORDER, np.where(same, MISREAD, UNCLEAR))
+    right = (truth == read).all(axis=1)
+    kinds = np.where(right, legible, np.where(same, MISREAD, UNCLEAR))
     return [str(kind) for kind in kinds]
 
 
 def reasons(kinds: Sequence[str]) -> dict[str, int]:
     """How many mistakes each reason explains."""
     found = Counter(kinds)
-    return {kind: found[kind] for kind in (MISREAD, ORDER, UNCLEAR)}
+    return {kind: found[kind] for kind in (MISREAD, ORDER, MODEL, UNCLEAR) if found[kind]}
 
 
-def answers_so_far(
-    model: keras.Model, frames: np.ndarray, class_names: Sequence[str]
-) -> tuple[tuple[tuple[str, float], ...], str]:
-    """The answer after each frame.
+def stream_of(model: keras.Model, class_names: Sequence[str]) -> tuple[FrameStream | None, str]:
+    """A stream that tells the answer after each frame; or why the model cannot be streamed.
 
     Args:
         model: the model.
-        frames: `(T, H, W, C)` uint8.
         class_names: names of the classes.
 
     Returns:
-        For each frame the answer and its probability, and nothing; or nothing, and why the model
-        cannot be streamed.
+        The stream and nothing; or nothing and the reason.
     """
     try:
-        live = FrameStream(model, class_names)
+        return FrameStream(model, class_names), ""
     except ValueError as refused:
-        return (), str(refused)
+        return None, str(refused)
+
+
+def answers_so_far(live: FrameStream, frames: np.ndarray) -> tuple[tuple[str, float], ...]:
+    """The answer after each frame of a sequence `(T, H, W, C)` uint8, and its probability."""
+    live.reset()
     told = ((answer.label, answer.probabilities) for answer in live.answers(frames))
-    return tuple((label, float(p.max())) for label, p in told if p is not None), ""
+    return tuple((label, float(p.max())) for label, p in told if p is not None)
 
 
 def evidence(
@@ -163,19 +179,7 @@ def evidence(
     found: dict[str, Any] = {"occlusion": None, "maps": None}
     if reads_sequences:
         found["occlusion"] = occlusion(model, frames, lengths)
-    if _has_maps(model, frames, lengths):
+    if any(isinstance(layer, _CONVOLUTIONS) for layer in model._flatten_layers()):
         maps = grad_cam(model, frames, lengths)
         found["maps"] = np.broadcast_to(maps, (len(frames), counts.shape[1], *maps.shape[2:]))
     return found
-
-
-def _has_maps(model, frames, lengths):
-    """Whether Grad-CAM finds convolutions in the model."""
-    first: Any = frames[:1]
-    if lengths is not None:
-        first = {"frames": first, "lengths": lengths[:1]}
-    try:
-        shown_layer(model, first)
-    except ValueError:
-        return False  # a model of recurrent or fully connected layers alone
-    return True

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_cnnlstm.learning_curves import slowest_learned
-from keras_cnnlstm.mistakes import MISREAD, ORDER, UNCLEAR, Mistake
+from keras_cnnlstm.mistakes import MISREAD, MODEL, ORDER, UNCLEAR, Mistake
 from keras_cnnlstm.report_facts import (
     Findings,
     ceiling_of,
@@ -37,9 +37,16 @@ _KINDS = {
 
 
 _WHY = {
-    MISREAD: "A reader of single digits misreads them too, and by the rule answers the same.",
-    ORDER: "A reader of single digits reads all of them: the model misjudged the sequence.",
+    MISREAD: "A reader of single digits misreads one too, and by the rule answers the same.",
+    ORDER: "A reader of single digits reads all of them: the model misjudged their order.",
+    MODEL: "A reader of single digits reads them: the model misread what is legible.",
     UNCLEAR: "A reader of single digits misreads one too, but by the rule answers otherwise.",
+}
+_BLAME = {
+    MISREAD: "because of a misread digit",
+    ORDER: "because of the order, for all digits are legible",
+    MODEL: "although all digits are legible",
+    UNCLEAR: "unclear",
 }
 
 
@@ -228,12 +235,11 @@ def _mistakes(findings):
         return None
     wrong = findings.wrong["sequences"]
     text = f"{wrong:,} test sequences were answered wrongly"
-    kinds = {kind: findings.wrong[kind] for kind in _WHY if kind in findings.wrong}
-    if kinds and wrong:
-        text += (
-            f": {kinds[MISREAD]:,} because of a misread digit, {kinds[ORDER]:,} although all "
-            f"digits are legible, {kinds[UNCLEAR]:,} unclear"
-        )
+    kinds = [
+        f"{findings.wrong[kind]:,} {_BLAME[kind]}" for kind in _BLAME if kind in findings.wrong
+    ]
+    if kinds:
+        text += f": {', '.join(kinds)}"
     if not wrong:
         return {"text": f"{text}: there is none to show.", "note": "", "shown": []}
     text += (

@@ -10,6 +10,9 @@
     RUN/metrics.json         test scores, training time, software and precision
     RUN/confusion.png        the natural test sequences: truth against answer (classes)
     RUN/by_length.png        their error by the length of the sequence (running sum)
+    RUN/report.html          what it learned and why it errs, on one page (the command report)
+    RUN/report/*.png         the figures of that page
+    RUN/digit_reader.keras   a reader of single digits, to compare with (digits)
     RUN/example/1.png ...    one test sequence, frame by frame, or image, to try `predict` on
     RUN/classes.json         names of the classes, in the order of the model's answers (clips)
     RUN/vocabulary.json      the words that a describer knows, in the order of their numbers
