@@ -320,7 +320,8 @@ class TrainConfig(ModelConfig):
     the model's usual one, numbered if that is taken."""
 
     tensorboard: bool = False
-    """Also write TensorBoard logs into the run directory (needs the extra "tensorboard")."""
+    """Also write TensorBoard logs into the run directory: curves, and after each validation the
+    confusion matrix and examples with the answers (needs the extra "tensorboard")."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 
 from keras_cnnlstm.arguments import as_array, as_numbers, check_names, is_number, told
@@ -196,6 +197,13 @@ def plot_explanation(
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Writes a figure as PNG (or what the path's ending says)."""
     figure.savefig(path, dpi=110)
+
+
+def as_pixels(figure: Figure) -> np.ndarray:
+    """A figure as an image `(H, W, 4)` uint8: red, green, blue and opacity."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
 
 
 def _check_history(history, metric):

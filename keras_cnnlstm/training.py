@@ -36,6 +36,7 @@ from keras_cnnlstm.runs import Run, load_config, load_model, load_run, new_run_d
 from keras_cnnlstm.runtime import Runtime
 from keras_cnnlstm.sources import open_source
 from keras_cnnlstm.state_dicts import read_state_dict
+from keras_cnnlstm.tensorboard_images import ValidationImages
 from keras_cnnlstm.torch_weights import Report, load_torch
 
 
@@ -235,11 +236,9 @@ def _fit(model, config, source, runtime, path, checkpoint) -> RunWriter:
     model = runtime.fit_model(_trained_part(model, config, source))
     compile_model(model, config, objective)
     steps = config.steps_per_epoch
-    callbacks = [writer]
-    if config.tensorboard:
-        callbacks.append(keras.callbacks.TensorBoard(writer.path / "tensorboard"))
     rows = runtime.rows(config.batch_size)
     validation = source.validation(rows=rows)
+    callbacks = _tensorboard(config, writer, validation) if config.tensorboard else [writer]
     if checkpoint:
         runtime.check_same("the checkpoint", str(checkpoint.step))
         # Makes the variables of optimizer and metrics, for the checkpoint to set.
@@ -261,6 +260,16 @@ def _fit(model, config, source, runtime, path, checkpoint) -> RunWriter:
                 verbose=0,
             )
     return writer
+
+
+def _tensorboard(config, writer, validation):
+    """The writer and those that log beside it, in the order in which they must be called."""
+    folder = writer.path / "tensorboard"
+    logs = [writer, keras.callbacks.TensorBoard(folder)]
+    if config.task == "sentence":
+        return logs  # its answers are told word by word, one after the other
+    # Before the writer, which takes averaged weights out again when a validation ends.
+    return [ValidationImages(folder / "validation", validation, writer.class_names), *logs]
 
 
 def _trained_part(model, config, source):

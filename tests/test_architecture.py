@@ -11,7 +11,7 @@ RANKS = {
     "tasks": 1, "digits": 1, "layers": 1, "config": 1, "files": 1, "artefacts": 1, "answers": 2,
     "plots": 1, "state_dicts": 1, "layer_weights": 1, "frames": 1, "stratification": 1,
     "calibration": 1, "averaging": 1, "read_ahead": 1, "vocabulary": 1, "containers": 1, "workers": 1, "scores": 2,
-    "class_maps": 1, "progress": 1, "explanations": 2,
+    "class_maps": 1, "progress": 1, "explanations": 2, "tensorboard_images": 3,
     "videos": 2, "pipeline": 3, "encoders": 2, "blocks": 2, "torch_weights": 2, "pretrained": 2,
     "checkpoints": 2, "report_figures": 2, "learning_curves": 2, "timings": 2, "model_files": 1, "replicas": 2,
     "runtime": 3, "sentences": 2, "clips": 3, "scanners": 3, "framewise": 3, "moving_digits": 3,

@@ -102,7 +102,7 @@ def test_a_lost_worker_stops_all_and_starting_again_resumes_exactly(alone, tmp_p
     path = tmp_path / "run"
     processes = start(2, *OPTIONS, "--epochs", 2, "--checkpoint-steps", 2, "--run-dir", path)
     for line in processes[0].stdout:
-        if "Epoch 2/2" in line:
+        if "Epoch 1/2" in line:  # has ended
             break
     processes[1].send_signal(signal.SIGKILL)
     _, complaint = processes[0].communicate(timeout=60)
