@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_cnnlstm.arguments import as_path
+
 Signature = Callable[..., dict[str, np.ndarray]]
 """A function of the exported file: named arrays in, named arrays out."""
 
@@ -163,9 +165,7 @@ def located(path: str | Path) -> tuple[str, Path]:
     Raises:
         FileNotFoundError: if there is no export at `path`.
     """
-    if not isinstance(path, str | os.PathLike) or "\0" in str(path):
-        raise ValueError(f"load_artefact: `path` must be a path; received {str(path)[:100]!r}.")
-    path = Path(path)
+    path = as_path("load_artefact: `path`", path)
     for kind, name in MODEL_FILES.items():
         if path.name == name and path.is_file():
             return kind, path.parent

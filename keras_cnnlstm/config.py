@@ -454,7 +454,7 @@ def _described(expected) -> str:
 def _matches(value, expected) -> bool:
     origin, arguments = get_origin(expected), get_args(expected)
     if origin is Literal:
-        return value in arguments
+        return isinstance(value, str | int) and value in arguments
     if origin in (Union, UnionType):
         return any(_matches(value, option) for option in arguments)
     if origin is tuple:  # tuple[int, ...], which JSON can only write as a list

@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 import keras
 
 from keras_cnnlstm import endpoints
+from keras_cnnlstm.arguments import told
 from keras_cnnlstm.artefacts import is_version, required
 from keras_cnnlstm.converters import WRITERS, Source, write_json
 from keras_cnnlstm.decoding import greedy_model
@@ -157,6 +158,10 @@ def _check_model(model):
 
 
 def _checked_names(model, class_names) -> tuple[str, ...]:
+    if class_names is not None and not isinstance(class_names, list | tuple):
+        raise ValueError(
+            f"export: `class_names` must be a list or tuple of names; received {told(class_names)}."
+        )
     count = _num_classes(model)
     if not count:
         if class_names:

@@ -130,7 +130,7 @@ def write_clips(
         FileExistsError: if `root` exists.
     """
     root, count = as_path("write_clips: `root`", root), 0
-    if form not in ("folders", "videos"):
+    if not isinstance(form, str) or form not in ("folders", "videos"):
         raise ValueError(
             f"write_clips: `form` must be 'folders' or 'videos'; received {told(form)}."
         )

@@ -284,7 +284,7 @@ REFUSED = {
     "^ImageToSequence: `size` must divide the image": lambda: scan_lstm(
         (8, 8, 1), size=3, by="rows"
     ),
-    "^load_artefact: `path` must be a path; received 'None'": lambda: load_artefact(None),
+    "^load_artefact: `path` must be a path; received None": lambda: load_artefact(None),
 }
 
 

@@ -378,7 +378,7 @@ def test_no_network(small_disks, tmp_path):
         r"load_digits: data set 'mnist' is not prepared in .* cannot be downloaded", told
     )
     assert told.endswith("use the data set that needs no network: --dataset digits.")
-    assert time.perf_counter() - began < 60  # TensorFlow Datasets itself tries for minutes
+    assert time.perf_counter() - began < 120  # TensorFlow Datasets itself tries for 205 to 315 s
     assert not (tmp_path / "run").exists()
 
 
