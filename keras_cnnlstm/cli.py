@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -402,6 +403,8 @@ def _print_scores(scores, summary):
 
 
 def _report(command):
+    # Each of the report's small models is traced once; TensorFlow warns that this is expensive.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     from keras_cnnlstm.evaluation import evaluate
     from keras_cnnlstm.report_facts import Comparison, comparison_lines
     from keras_cnnlstm.runs import load_run

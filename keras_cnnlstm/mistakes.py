@@ -1,7 +1,8 @@
 """Why was it wrong? A model's most confident mistakes, and what explains each.
 
 A mistake on digits is a misread digit if a reader of single digits, with the exact rule, gives the
-same wrong answer; it is the order that was misjudged if the reader reads all digits rightly.
+same wrong answer; if the reader reads all digits rightly, the model misjudged the order, or reads
+less well than the reader.
 """
 
 from collections import Counter

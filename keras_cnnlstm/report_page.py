@@ -38,13 +38,14 @@ _KINDS = {
 
 _WHY = {
     MISREAD: "A reader of single digits misreads one too, and by the rule answers the same.",
-    ORDER: "A reader of single digits reads all of them: the model misjudged their order.",
+    ORDER: "A reader of single digits reads all of them; so the model misjudged the order, or "
+    "read less well than that reader.",
     MODEL: "A reader of single digits reads them: the model misread what is legible.",
     UNCLEAR: "A reader of single digits misreads one too, but by the rule answers otherwise.",
 }
 _BLAME = {
-    MISREAD: "because of a misread digit",
-    ORDER: "because of the order, for all digits are legible",
+    MISREAD: "explained by a misread digit",
+    ORDER: "by the order, for all digits are legible",
     MODEL: "although all digits are legible",
     UNCLEAR: "unclear",
 }
@@ -124,6 +125,8 @@ def _tiles(run, findings, first):
     ):
         if key in first:
             tiles.append((_percent(first[key]), label))
+    if "bleu" in first:
+        tiles.append((f"{first['bleu']:.1f}", "BLEU"))
     if findings.calibration:
         tiles.append((_percent(findings.calibration["error"]), "calibration error"))
     tiles.append((_time(findings.seconds["1"]), "for one sequence"))

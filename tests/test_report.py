@@ -4,10 +4,12 @@ import base64
 import dataclasses
 import io
 import json
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from keras_cnnlstm import baselines, cli
@@ -15,7 +17,7 @@ from keras_cnnlstm.calibration import expected_calibration_error
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.digits import LabeledImages
 from keras_cnnlstm.evaluation import answers_of, evaluate
-from keras_cnnlstm.findings import frames_of
+from keras_cnnlstm.findings import Answered, accuracy_by_lengths, calibration_of, frames_of
 from keras_cnnlstm.mistakes import ORDER, Mistake
 from keras_cnnlstm.moving_digits import moving_digits, write_clips
 from keras_cnnlstm.report import write_report
@@ -263,6 +265,30 @@ def test_a_page_without_mistakes(run, tmp_path):
     assert "0 test sequences were answered wrongly: there is none to show." in read_page(other).text
 
 
+def answered_steps():
+    """Three sequences of 2, 3 and 3 steps, with a mistake in padding and one in the last."""
+    targets = np.array([[0, 1, 0], [1, 1, 0], [0, 0, 1]])
+    answers = np.array([[0, 1, 1], [1, 1, 0], [0, 0, 0]])
+    lengths = np.array([2, 3, 3], np.int32)
+    frames = np.zeros((3, 3, 2, 2, 1), np.uint8)
+    data = tf.data.Dataset.from_tensor_slices(({"frames": frames, "lengths": lengths}, targets))
+    counts = np.arange(3) < lengths[:, None]
+    return Answered("natural", data.batch(2), targets, 0.9 * np.eye(2)[answers] + 0.05, counts, {})
+
+
+def test_padding_is_no_mistake_at_any_length():
+    found = accuracy_by_lengths(answered_steps())
+    assert {length: entry["accuracy"] for length, entry in found.items()} == {"2": 1, "3": 0.5}
+    assert [entry["count"] for entry in found.values()] == [1, 2]
+
+
+def test_padding_does_not_count_for_the_calibration():
+    found = calibration_of(answered_steps())
+    (point,) = found["points"]
+    assert (point["count"], point["accuracy"]) == (8, 7 / 8)
+    assert found["error"] == pytest.approx(0.95 - 7 / 8)
+
+
 def compared(model, bag, mixed, count=1000):
     def score(accuracy):
         right = round(accuracy * count)
@@ -325,3 +351,31 @@ def test_the_report_of_clips_names_them(tmp_path):
         assert one["clip"] in page.text
     assert report["wrong"]["sequences"] == 0 or report["mistakes"]
     assert not (run.path / "digit_reader.keras").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "rows", "sections"),
+    [
+        ({"task": "digits", "min_length": 1}, 5, ["Short and long sequences", "Why was it wrong?"]),
+        ({"task": "running_sum", "min_length": 1}, 5, ["Short and long sequences"]),
+        ({"model": "scan_lstm", "length": None, "scan_size": 4}, 3, ["Why was it wrong?"]),
+        ({"model": "crnn", "length": 2, "lstm_units": None}, 2, ["How it learned"]),
+        ({"model": "flat_mlp", "lstm_units": None}, 5, ["Why was it wrong?"]),
+        ({"bidirectional": True}, 5, ["Why was it wrong?"]),
+        ({"model": "describer"}, 0, ["How it learned"]),
+    ],
+    ids=["digits", "running_sum", "label", "text", "flat_mlp", "bidirectional", "sentence"],
+)
+def test_every_task_has_its_report(options, rows, sections, run, tmp_path):
+    changes = {"epochs": 1, "run_dir": str(tmp_path / "run")} | options
+    if options.get("model") in ("scan_lstm", "crnn", "flat_mlp"):
+        changes["encoder"] = "conv_pool"
+    other = train(TrainConfig(**(SMALL | changes)))
+    shutil.copy(run.path / "digit_reader.keras", other.path)
+    report = evaluate(other, num_mistakes=2)["report"]
+    assert len(report["does_time_help"]) == rows
+    page = read_page(other)
+    for section in sections:
+        assert section in page.text
+    assert ("No answers after each frame" in page.text) == ("bidirectional" in options)
