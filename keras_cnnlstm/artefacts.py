@@ -7,7 +7,6 @@ prove an export; `load_artefact` gives the same to users.
 
 import importlib
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
