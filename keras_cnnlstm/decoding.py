@@ -166,9 +166,10 @@ class LikeliestWord(keras.layers.Layer):
 
     def call(self, inputs):
         chances, total, ended = inputs
-        chances = chances[:, 0, END:]  # nobody says what stands for no word
-        word = ops.cast(ops.argmax(chances, axis=-1), "int32") + END
-        logs = ops.log(ops.maximum(ops.max(chances, axis=-1), _LEAST))
+        # Nobody says what stands for no word. No argmax, for which phones have no operation.
+        chance, place = ops.top_k(chances[:, 0, END:], 1)  # (B, 1) each
+        word = ops.cast(place[:, 0], "int32") + END
+        logs = ops.log(ops.maximum(chance[:, 0], _LEAST))
         total = total + ops.where(ended, ops.zeros_like(logs), logs)
         word = ops.where(ended, ops.full_like(word, PADDING), word)  # (B,)
         return word[:, None], total, ops.logical_or(ended, ops.equal(word, END))

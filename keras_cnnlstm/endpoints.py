@@ -160,7 +160,7 @@ def decode_images(images: tf.Tensor, frame_shape: tuple[int, int, int]) -> tf.Te
 def _named(outputs, class_names):
     if "words" in outputs and class_names:
         said = tf.gather(tf.constant(pieces(class_names)), outputs["words"])  # (B, L)
-        outputs["sentence"] = tf.strings.strip(tf.strings.reduce_join(said, axis=-1))
+        outputs["sentence"] = tf.strings.regex_replace(tf.strings.reduce_join(said, -1), "^ ", "")
     if "logits" in outputs and class_names:
         characters = read_text(outputs["logits"])  # (B, T), -1 after the end
         names = tf.constant([*class_names, ""])

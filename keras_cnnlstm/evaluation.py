@@ -61,12 +61,14 @@ def score(
         steps, `num_steps` of them, and `sequence_accuracy`, the share of sequences without a
         mistake, with its interval `sequence_accuracy_95`.
     """
+    if isinstance(task, Description):
+        model = greedy_model(model)  # nobody tells it the words
     return {name: _score(model, sequences, task) for name, sequences in tests.items()}
 
 
 def _score(model, sequences, task):
     if isinstance(task, Description):
-        targets, said, _ = answers_of(greedy_model(model), sequences.map(_without_words))
+        targets, said, _ = answers_of(model, sequences.map(_without_words))
         return sentence_scores(targets, said["words"], task.vocabulary.names)
     return _answered("", model, sequences, task).score
 

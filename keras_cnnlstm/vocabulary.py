@@ -149,8 +149,8 @@ def split(sentence: str) -> list[str]:
 def pieces(names: Sequence[str]) -> list[str]:
     """What each number of a vocabulary adds to a text: the word, with the space before it.
 
-    The texts of all pieces one after the other, less the first space, are the sentence. Special
-    numbers add nothing, but for `UNKNOWN`, which adds its name.
+    The texts of all pieces one after the other, less a space at the start, are the sentence.
+    Special numbers add nothing, but for `UNKNOWN`, which adds its name.
 
     Args:
         names: as `Vocabulary.names`.
@@ -186,7 +186,8 @@ def join(numbers: Sequence[int] | np.ndarray, names: Sequence[str]) -> str:
         )
     said = pieces(names)
     ends = np.flatnonzero(numbers == END)
-    return "".join(said[n] for n in numbers[: ends[0] if ends.size else None])[1:]
+    text = "".join(said[n] for n in numbers[: ends[0] if ends.size else None])
+    return text.removeprefix(" ")
 
 
 _LONGEST = 1000  # words of a sentence

@@ -1,0 +1,357 @@
+"""A describer from its options to its sentences: trained, resumed, scored, asked and exported."""
+
+import csv
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from keras_cnnlstm import cli
+from keras_cnnlstm.answers import as_json, as_text, headline
+from keras_cnnlstm.artefacts import load_artefact
+from keras_cnnlstm.captions import caption_task, captioned, clip_sentences
+from keras_cnnlstm.clips import find_clips
+from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.decoding import greedy_model
+from keras_cnnlstm.describer import describer
+from keras_cnnlstm.digits import LabeledImages
+from keras_cnnlstm.encoders import conv_pool
+from keras_cnnlstm.evaluation import score
+from keras_cnnlstm.export import export
+from keras_cnnlstm.models import cnn_lstm
+from keras_cnnlstm.moving_digits import moving_digits, write_clips
+from keras_cnnlstm.objectives import adopt_weights, build_model, objective_for, sentence_accuracy
+from keras_cnnlstm.predictors import open_predictor, run_predictor
+from keras_cnnlstm.run_writer import RunWriter
+from keras_cnnlstm.runs import Run, load_run, new_run_dir, save_model
+from keras_cnnlstm.sentences import Sentence
+from keras_cnnlstm.sources import batches_to_score, open_source
+from keras_cnnlstm.training import train
+from keras_cnnlstm.vocabulary import SPECIAL, Vocabulary
+
+OPTIONS = {
+    "model": "describer", "length": 2, "encoder": "small_cnn", "lstm_units": (8,), "dropout": 0.3,
+    "epochs": 2, "steps_per_epoch": 4, "batch_size": 8, "checkpoint_steps": 3,
+    "validation_sequences": 16, "test_sequences": 50, "precision": "float32",
+}  # fmt: skip
+
+
+def config(path, **changes):
+    return TrainConfig(**(OPTIONS | {"run_dir": str(path)} | changes))
+
+
+PACKAGES = {"litert": ["ai_edge_litert"], "onnx": ["tf2onnx", "onnxruntime"]}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(config(tmp_path_factory.mktemp("described") / "run"))
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs the command line, and returns its exit code and what it printed."""
+
+    def command(*words):
+        code = cli.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out if code == 0 else err
+
+    return command
+
+
+def images(run):
+    return sorted((run.path / "example").iterdir())
+
+
+def test_a_run_keeps_its_words_and_scores(run):
+    vocabulary = Sentence(2).vocabulary
+    assert Vocabulary.from_json((run.path / "vocabulary.json").read_text()) == vocabulary
+    assert load_run(run.path).class_names == vocabulary.names
+    assert set(run.metrics["test"]) == {"natural", "balanced"}
+    scored = run.metrics["test"]["natural"]
+    assert scored.keys() == {"num_sequences", "accuracy", "accuracy_95", "word_accuracy", "bleu"}
+    assert scored["num_sequences"] == 50
+    assert not (run.path / "calibration.json").exists()
+
+
+def test_a_run_that_broke_off_ends_as_if_it_had_not(run, tmp_path, monkeypatch):
+    original = RunWriter.on_train_batch_end
+
+    def stop(self, batch, logs=None):
+        original(self, batch, logs)
+        if self.step == 6:
+            raise KeyError("power cut")
+
+    monkeypatch.setattr(RunWriter, "on_train_batch_end", stop)
+    with pytest.raises(KeyError):
+        train(config(tmp_path / "run"))
+    monkeypatch.undo()
+    resumed = train(config(tmp_path / "run"), resume=True)
+    assert resumed.metrics["test"] == run.metrics["test"]
+    for a, b in zip(resumed.model.get_weights(), run.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (resumed.path / "history.csv").read_bytes() == (run.path / "history.csv").read_bytes()
+
+
+def test_the_accuracy_of_the_validation_is_that_of_what_is_said():
+    """Judged by each next word after the right ones, which costs no search."""
+    task = Sentence(2, 3)
+    words = task.words(np.random.default_rng(0).integers(0, 3, (400, 2)))
+    noise = np.random.default_rng(1).random((400, task.max_words, len(task.vocabulary)))
+    right = np.eye(len(task.vocabulary))[words]
+    answers = noise + 0.8 * right
+    expected = [
+        all(max(range(3, len(p)), key=p.__getitem__) == w for p, w in zip(a, row, strict=True) if w)
+        for a, row in zip(answers, words, strict=True)
+    ]
+    np.testing.assert_array_equal(sentence_accuracy(words, answers), np.array(expected, "float32"))
+    assert 20 < sum(expected) < 380
+
+
+def test_padding_neither_counts_in_the_loss_nor_dilutes_it():
+    words = np.array([[4, 3, 0, 0], [4, 5, 5, 3]])
+    answers = np.random.default_rng(0).dirichlet(np.ones(6), (2, 4)).astype("float32")
+    counted = [-np.log(p[w]) for row, a in zip(words, answers, strict=True)
+               for w, p in zip(row, a, strict=True) if w]  # fmt: skip
+    loss = objective_for(Sentence(2)).loss(words, answers)
+    assert float(loss) == pytest.approx(np.mean(counted), rel=1e-5)
+
+
+def test_training_data_are_digits_and_the_words_before(run):
+    source = open_source(run.config)
+    inputs, words = next(iter(source.training()))
+    assert {name: tuple(x.shape) for name, x in inputs.items()} == {
+        "frames": (8, 2, 28, 28, 1), "words": (8, source.task.max_words)
+    }  # fmt: skip
+    np.testing.assert_array_equal(inputs["words"][:, 1:], words[:, :-1])
+    assert (inputs["words"][:, 0].numpy() == 1).all()
+
+
+@pytest.mark.parametrize(("changes", "shape", "said"), [
+    ({"length": 1}, (28, 28, 1), "a seven"),
+    ({"length": 3}, (3, 28, 28, 1), "seven, seven, seven: constant"),
+])  # fmt: skip
+def test_what_is_described_follows_from_the_length(changes, shape, said):
+    options = TrainConfig(**OPTIONS | changes)
+    source = open_source(options)
+    model = build_model(options, source.task, source.image_shape)
+    assert model.inputs[0].shape[1:] == shape
+    frames, words = next(iter(source.tests(20)["natural"]))
+    assert frames["frames"].shape[1:] == shape
+    assert len(source.task.vocabulary.decode(words[0].numpy()).split()) >= 2
+    seven = source.task.words(np.full((1, *[3] * (options.length > 1)), 7))[0]
+    assert source.task.vocabulary.decode(seven) == said
+
+
+def test_asked_and_scored_by_the_commands(run, command):
+    code, said = command("predict", run.path, *images(run))
+    speaker = greedy_model(run.model)
+    assert code == 0
+    frames = next(iter(open_source(run.config).training()))[0]["frames"]
+    assert speaker(frames)["words"].shape == (8, 6)
+    assert said.strip() == open_predictor(run.path).answer_images(images(run))["sentence"]
+    code, told = command("predict", run.path, *images(run), "--beam", 3, "--json")
+    assert json.loads(told).keys() == {"sentence"}
+    code, told = command("evaluate", run.path, "--num-sequences", 20)
+    assert "natural test sequences" in told
+    assert "of words, BLEU" in told
+
+
+def test_an_export_says_the_same_and_knows_its_words(run, tmp_path, command):
+    export(run, tmp_path / "served")
+    artefact = load_artefact(tmp_path / "served")
+    assert artefact.class_names == run.class_names
+    assert artefact.metadata["outputs"] == ["words", "log_probability"]
+    assert artefact.metadata["task"]["name"] == "sentence"
+    code, said = command("predict", tmp_path / "served", *images(run))
+    assert said.strip() == open_predictor(run.path).answer_images(images(run))["sentence"]
+    code, error = command("predict", tmp_path / "served", *images(run), "--beam", 2)
+    assert code == 2
+    assert "beam: expected a run directory, since an export says the likeliest" in error
+
+
+@pytest.mark.parametrize(("format", "options"), [
+    pytest.param("saved_model", {"input_shape": (None, 8, 8, 1), "attention": False},
+                 marks=pytest.mark.slow),
+    ("litert", {"lengths": True}),
+    ("onnx", {"input_shape": (8, 8, 1), "bidirectional": True}),
+])  # fmt: skip
+def test_every_format_holds_a_describer(format, options, tmp_path):
+    for package in {"litert": ["ai_edge_litert"], "onnx": ["tf2onnx", "onnxruntime"]}.get(
+        format, ()
+    ):
+        pytest.importorskip(package)
+    options = {
+        "input_shape": (3, 8, 8, 1),
+        "lstm_units": (5,),
+        "encoder": conv_pool((3,)),
+    } | options
+    model = describer(vocabulary_size=8, max_words=4, **options)
+    names = (*SPECIAL, "a", "naïve", ",", "cat")
+    assert (
+        export(model, tmp_path / "out", format, class_names=names).parity["max_difference"] < 1e-5
+    )
+    signatures = load_artefact(tmp_path / "out").signatures
+    shape = [size or 3 for size in model.inputs[0].shape[1:]]
+    given = {"frames": np.random.default_rng(0).integers(0, 256, (5, *shape), np.uint8)}
+    if "lengths" in options:
+        given["lengths"] = np.array([1, 2, 3, 3, 3], np.int32)
+    answer = signatures["serving_default"](**given)
+    expected = greedy_model(model)(given if "lengths" in given else given["frames"])
+    np.testing.assert_array_equal(answer["words"], expected["words"])
+    if format == "saved_model":
+        said = [text.decode() for text in answer["sentence"]]
+        assert said == [as_json("words", row, names)["sentence"] for row in answer["words"]]
+
+
+def test_a_sentence_as_people_and_programs_read_it():
+    told = as_json("words", np.array([4, 5, 3, 4]), (*SPECIAL, "a", "seven"))
+    assert told == {"sentence": "a seven"}
+    assert as_text(told) == headline(told) == "a seven"
+    assert headline(as_json("words", np.array([3, 0]), SPECIAL)) == "(no words)"
+
+
+def test_the_encoder_of_a_classifier_is_taken_over_and_stays_as_it_is(run, tmp_path):
+    options = config(tmp_path / "reader", model="cnn_lstm", task="digits")
+    source = open_source(options)
+    model = build_model(options, source.task, source.image_shape)
+    save_model(model, new_run_dir(options) / "model.keras")
+    reader = load_run(options.run_dir)
+    changes = {"init_from": str(reader.path), "freeze": True, "epochs": 1}
+    told = train(config(tmp_path / "told", **changes))
+    names = ["conv1", "conv2", "conv3", "lstm1"]
+    assert adopt_weights(run.model, reader.model) == names
+    for name in names:
+        for a, b in zip(
+            told.model.get_layer(name).get_weights(),
+            reader.model.get_layer(name).get_weights(), strict=True,
+        ):  # fmt: skip
+            np.testing.assert_array_equal(a, b)
+
+
+class TestRefused:
+    def test_other_words_than_the_model_was_taught(self, run, tmp_path):
+        copy = tmp_path / "run"
+        shutil.copytree(run.path, copy)
+        (copy / "vocabulary.json").write_text('["a"]')
+        with pytest.raises(ValueError, match=r"vocabulary.json: expected 15 words, as the"):
+            _ = load_run(copy).class_names
+        (copy / "vocabulary.json").write_text("{")
+        with pytest.raises(ValueError, match=r"vocabulary.json: Vocabulary: expected a JSON list"):
+            _ = load_run(copy).class_names
+        (copy / "vocabulary.json").unlink()
+        with pytest.raises(FileNotFoundError, match=r"it has no vocabulary.json"):
+            _ = load_run(copy).class_names
+
+    def test_data_that_is_told_in_other_words(self, run):
+        load = load_run(run.path)
+        object.__setattr__(load, "config", config("x", length=1))
+        with pytest.raises(ValueError, match=r"dataset: expected one that is described in"):
+            batches_to_score(load)
+
+    @pytest.mark.parametrize(("options", "message"), [
+        ({"model": "cnn_lstm", "attention": False}, "attention: expected its default with model"),
+        ({"task": "trend"}, "task: expected sentence with model describer; received 'trend'"),
+        ({"length": 33}, "length: expected 2 to 32 for the task sentence; received 33"),
+        ({"length": 1, "balance": 0.5}, "balance: expected 0 for the task sentence"),
+    ])  # fmt: skip
+    def test_options(self, options, message):
+        from keras_cnnlstm.objectives import model_options
+
+        with pytest.raises(ValueError, match=message):
+            model_options(TrainConfig(**{"model": "describer"} | options))
+
+    def test_beams_of_what_says_no_sentences(self, tmp_path):
+        reader = Run(tmp_path, config(tmp_path, model="cnn_lstm"), cnn_lstm(), {})
+        with pytest.raises(ValueError, match="beam: expected a describer, which says sentences; "):
+            run_predictor(reader, beam=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("own") / "clips"
+    pictures = LabeledImages(rng.integers(100, 256, (6, 5, 5, 1), np.uint8), np.arange(6))
+    write_clips(root, moving_digits(pictures, 6, canvas=10, min_frames=4, max_frames=8))
+    return root
+
+
+class TestClips:
+    OPTIONS = OPTIONS | {
+        "image_size": (10, 10), "channels": 1, "length": 6, "groups": "^(.+?)_", "epochs": 1,
+        "steps_per_epoch": None, "augment": False,
+    }  # fmt: skip
+
+    def config(self, folder, path, **changes):
+        return TrainConfig(**self.OPTIONS | {"data": str(folder), "run_dir": str(path)} | changes)
+
+    def test_without_a_table_the_class_is_what_is_said(self, folder):
+        clips = find_clips(folder)
+        told = captioned(clips, clip_sentences(folder))
+        assert [c.class_name for c in told] == [c.class_name.replace("_", " ") for c in clips]
+
+    def test_from_the_table_to_the_answer(self, folder, tmp_path, command):
+        clips = find_clips(folder)
+        root = tmp_path / "clips"
+        shutil.copytree(folder, root)
+        rows = [(c.name, f"it goes  {c.class_name}, and stops") for c in clips]
+        with (root / "captions.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("clip", "sentence"), *rows])
+        run = train(self.config(root, tmp_path / "run"))
+        words = set(run.class_names) - set(SPECIAL)
+        assert words == {c.class_name for c in clips} | {"it", "goes", ",", "and", "stops"}
+        assert not (run.path / "classes.json").exists()
+        source = open_source(run.config, run.path)
+        inputs, target = next(iter(source.tests()["clips"]))
+        truth = [source.task.vocabulary.decode(row) for row in target.numpy()]
+        expected = dict(rows)
+        tested = [expected[c.name].replace("  ", " ") for c in source.split.test]
+        assert truth == tested[: len(truth)]
+        assert inputs["lengths"].shape == (len(truth),)
+        code, _ = command("predict", run.path, clips[0].path)
+        assert code == 0
+        tests, task = batches_to_score(run, data=str(root))
+        assert score(run.model, tests, task)["folder"]["num_sequences"] == len(clips)
+
+    def test_words_that_no_clip_of_the_training_has_are_unknown(self, folder, tmp_path):
+        source = open_source(self.config(folder, tmp_path / "run"))
+        held_out = {clip.name for clip in source.split.test}
+        sentences = {
+            clip.name: f"{'strange' if clip.name in held_out else 'usual'} {clip.class_name}"
+            for part in source.split.values() for clip in part
+        }  # fmt: skip
+        known = Vocabulary.of(sentences[clip.name] for clip in source.split.train)
+        task = caption_task(captioned(find_clips(folder), sentences), length=6, vocabulary=known)
+        words = task.words(np.arange(task.num_classes))
+        assert sum("<unknown>" in known.decode(row) for row in words) == 8
+
+    def test_a_table_that_lacks_a_clip_or_has_another(self, folder, tmp_path):
+        root = tmp_path / "clips"
+        shutil.copytree(folder, root)
+        names = [clip.name for clip in find_clips(folder)]
+        table = root / "captions.csv"
+        table.write_text("clip,sentence\n" + "".join(f"{name},it moves\n" for name in names[1:]))
+        with pytest.raises(ValueError, match=r"captions.csv: expected a sentence for each clip"):
+            clip_sentences(root)
+        table.write_text("clip,sentence\n" + "".join(f"{n},it moves\n" for n in [*names, "x/y"]))
+        with pytest.raises(ValueError, match=r"captions.csv: expected names of clips.*'x/y'"):
+            clip_sentences(root)
+        table.write_text("clip,sentence\n" + "".join(f"{name},it moves\n" for name in names))
+        with pytest.raises(ValueError, match=r"expected two different sentences or more; received"):
+            open_source(self.config(root, tmp_path / "run"))
+
+
+@pytest.mark.mnist
+@pytest.mark.slow
+def test_nineteen_in_twenty_sentences_on_mnist_are_right(tmp_path):
+    try:
+        run = train(TrainConfig(
+            dataset="mnist", model="describer", encoder="small_cnn", learning_rate=0.002,
+            epochs=10, run_dir=str(tmp_path / "run"),
+        ))  # fmt: skip
+    except ConnectionError as error:
+        pytest.skip(str(error))
+    assert run.metrics["test"]["natural"]["accuracy"] > 0.95
+    assert keras.backend.backend() == "tensorflow"
