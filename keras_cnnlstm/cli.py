@@ -149,6 +149,23 @@ class Stream:
 
 
 @dataclass(frozen=True)
+class Demo:
+    """Open a page to try a run in the browser: draw digits, or drop a clip, and watch the answer.
+
+    Works offline, for this machine alone, until Ctrl-C. Needs the extra "demo".
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Run directory, as `train` writes it."""
+
+    host: str = "127.0.0.1"
+    """Address to listen at; 0.0.0.0 lets everyone in who reaches this machine."""
+
+    port: int | None = None
+    """Port to listen at; by default the first free one from 7860 on."""
+
+
+@dataclass(frozen=True)
 class Export:
     """Take a model out: write it in a format that runs without this package, and prove it equal."""
 
@@ -218,6 +235,7 @@ _Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Stream, tyro.conf.subcommand("stream")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[ImportTorch, tyro.conf.subcommand("import-torch")]
     | Annotated[Validate, tyro.conf.subcommand("validate")]
@@ -260,6 +278,7 @@ def _run(command) -> int | None:
         Report: _report,
         Predict: _predict,
         Stream: _stream,
+        Demo: _demo,
         Export: _export,
         ImportTorch: _import_torch,
         Validate: _validate,
@@ -486,6 +505,16 @@ def _validate(command):
     report = check_clips(command.data, progress=progress_line())
     print(report.to_json() if command.json else report.text())
     return 1 if report.failures else 0
+
+
+def _demo(command):
+    from keras_cnnlstm.demo import serve
+
+    def ready(address):
+        print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
+
+    serve(command.run, host=command.host, port=command.port, ready=ready)
+    print("stopped; what was drawn and dropped is gone")
 
 
 def _export(command):
