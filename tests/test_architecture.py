@@ -28,7 +28,7 @@ RANKS = {
     "cli": 14,
 }  # fmt: skip
 WITH_TENSORFLOW = {
-    "pipeline", "clip_batches", "sources", "workers", "replicas", "runtime", "scores",
+    "tensorboard_images", "progress", "pipeline", "clip_batches", "sources", "workers", "replicas", "runtime", "scores",
     "class_maps", "baselines", "findings", "evaluation", "training", "cli", "artefacts", "endpoints", "parity", "converters", "export",
 }  # fmt: skip
 
