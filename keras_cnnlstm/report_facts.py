@@ -99,6 +99,8 @@ def verdict(comparison: Sequence[Comparison]) -> str:
     model, *others = comparison
     value, interval, unit = measure(model.score)
     blind = [row for row in others if row.title.startswith(BLIND)]
+    if not blind:
+        return "There is one image and no order of frames to ask for."
     smaller = "rmse" in model.score
     best = (min if smaller else max)(blind, key=lambda row: measure(row.score)[0])
     other, other_interval, _ = measure(best.score)
