@@ -39,7 +39,7 @@ def run(tmp_path_factory):
 def test_a_run_is_a_directory(run):
     files = sorted(str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file())
     assert files == [
-        "checkpoints/step-00000060.npz", "checkpoints/step-00000120.npz",
+        "calibration.json", "checkpoints/step-00000060.npz", "checkpoints/step-00000120.npz",
         "checkpoints/step-00000180.npz", "config.json", "confusion.png", "example/1.png",
         "example/2.png", "history.csv", "history.png", "lock", "metrics.json", "model.keras",
         "recall.csv",
@@ -214,9 +214,10 @@ class TestUnreadable:
 
     def test_a_run_that_was_interrupted_still_has_its_best_model(self, copy, run):
         (copy / "metrics.json").unlink()
-        loaded = load_run(copy)
+        loaded, best = load_run(copy), load_model(run.path / "model.keras")
         assert loaded.metrics == {}
-        for a, b in zip(loaded.model.get_weights(), run.model.get_weights(), strict=True):
+        assert loaded.calibration is None
+        for a, b in zip(loaded.model.get_weights(), best.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
 
     @pytest.mark.parametrize("name", ["config.json", "model.keras"])
