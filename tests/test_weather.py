@@ -440,12 +440,12 @@ def digest(originals, tmp_path_factory):
 
 
 def wait_for(condition, process):
-    for _ in range(1200):
+    for _ in range(6000):
         if condition():
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    raise AssertionError("nothing happened in a minute")
+    raise AssertionError("nothing happened in five minutes")
 
 
 @pytest.mark.slow
