@@ -123,7 +123,7 @@ def _free_port(host, port):
 
 def _digit_reader(run: Run) -> keras.Model | None:
     """What reads single digits, for a run that does not say which they are; trained at need."""
-    if run.config.task not in ("trend", "running_sum"):
+    if run.config.data or run.config.task not in ("trend", "running_sum", "sentence"):
         return None
     from keras_cnnlstm.baselines import digit_reader
 

@@ -36,14 +36,14 @@ class DemoAnswers:
             is one.
 
     Attributes:
-        task: what the run was asked.
+        task: what the run was asked; "clip" of all that was trained on clips.
         most: frames that the model takes at most, digits in a strip; `None` for any number.
         frame_shape: `(H, W, C)` of a frame, of a digit in a strip.
     """
 
     def __init__(self, run: Run, reader: keras.Model | None = None):
         self.run, self.reader = run, reader
-        self.task = str(run.config.task)
+        self.task = "clip" if run.config.data else str(run.config.task)
         self._predictor = run_predictor(run)
         self._stream = self._streamed(run)
         self._look = look_of(run.config.dataset)

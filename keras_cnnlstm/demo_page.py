@@ -38,6 +38,7 @@ _TITLES = {
     "running_sum": "Draw up to {count} digits. What is their sum?",
     "label": "Draw a digit. Which one is it?",
     "text": "Draw up to {count} digits. What do they say?",
+    "sentence": "Draw {count} digits. What can be said of them?",
     "clip": "Drop a clip. What does it show?",
 }
 _HINTS = {
@@ -230,7 +231,7 @@ footer { display: none !important; }
 .answer.problem { border-color: #c2410c; border-left-width: 6px; overflow-wrap: anywhere; }
 .answer .hint { margin: -.3rem 0 .7rem; }
 .answer .when { color: var(--body-text-color-subdued); font-size: .9rem; }
-.answer .told { font-size: clamp(1.6rem, 6vw, 2.5rem); font-weight: 700; line-height: 1.2;
+.answer .told { font-size: clamp(1.5rem, 5.5vw, 2.2rem); font-weight: 700; line-height: 1.2;
   margin: .1rem 0 .6rem; color: var(--color-accent); overflow-wrap: anywhere; }
 .answer .told.guess { opacity: .6; }
 .answer em { font-style: normal; color: var(--body-text-color-subdued); font-size: .85em; }

@@ -333,7 +333,9 @@ class TestPage:
         assert page.count("<canvas") == count
         self.text(page)
 
-    @pytest.mark.parametrize("task", ["trend", "digits", "running_sum", "label", "text", "clip"])
+    @pytest.mark.parametrize(
+        "task", ["trend", "digits", "running_sum", "label", "text", "clip", "sentence"]
+    )
     def test_every_task_has_a_title_that_asks(self, task):
         assert "? " in self.text(demo_page.intro(task, 4))
 
