@@ -10,13 +10,16 @@ RANKS = {
     "arguments": 0,
     "tasks": 1, "digits": 1, "layers": 1, "config": 1, "files": 1, "artefacts": 1, "answers": 2,
     "plots": 1, "state_dicts": 1, "layer_weights": 1, "frames": 1, "stratification": 1,
-    "calibration": 1, "averaging": 1, "read_ahead": 1, "vocabulary": 1, "containers": 1, "workers": 1, "scores": 2,
+    "calibration": 1, "averaging": 1, "read_ahead": 1, "vocabulary": 1, "containers": 1,
+    "workers": 1, "scores": 2,
     "class_maps": 1, "progress": 1, "explanations": 2, "tensorboard_images": 3,
     "videos": 2, "pipeline": 3, "encoders": 2, "blocks": 2, "torch_weights": 2, "pretrained": 2,
-    "checkpoints": 2, "report_figures": 2, "learning_curves": 2, "timings": 2, "model_files": 1, "replicas": 2,
+    "checkpoints": 2, "report_figures": 2, "learning_curves": 2, "timings": 2, "model_files": 1,
+    "replicas": 2,
     "runtime": 3, "sentences": 2, "clips": 3, "scanners": 3, "framewise": 3, "moving_digits": 3,
     "splits": 4, "leakage": 4, "clip_report": 4, "clip_cache": 4, "models": 4, "endpoints": 4,
-    "describer": 4, "decoding": 5, "captions": 5, "runs": 5, "parity": 5, "streaming": 5, "objectives": 5, "memory": 5,
+    "describer": 4, "decoding": 5, "captions": 5, "runs": 5, "parity": 5, "streaming": 5,
+    "objectives": 5, "memory": 5,
     "clip_batches": 5, "clip_checks": 5, "features": 5,
     "run_writer": 6, "sources": 6, "predictors": 6, "converters": 6,
     "digit_reader": 4, "baselines": 7, "mistakes": 7, "report_facts": 8, "report_page": 9,
@@ -28,8 +31,10 @@ RANKS = {
     "cli": 14,
 }  # fmt: skip
 WITH_TENSORFLOW = {
-    "tensorboard_images", "progress", "pipeline", "clip_batches", "sources", "workers", "replicas", "runtime", "scores",
-    "class_maps", "baselines", "findings", "evaluation", "training", "cli", "artefacts", "endpoints", "parity", "converters", "export",
+    "tensorboard_images", "progress", "pipeline", "clip_batches", "sources", "workers",
+    "replicas", "runtime", "scores",
+    "class_maps", "baselines", "findings", "evaluation", "training", "cli", "artefacts",
+    "endpoints", "parity", "converters", "export",
 }  # fmt: skip
 
 

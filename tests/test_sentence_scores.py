@@ -53,8 +53,6 @@ def test_scores_by_hand():
     assert result["word_accuracy"] == pytest.approx(1 - 4 / 14)
     spaced = [[s.replace(",", " ,").replace(":", " :") for s in x] for x in (TRUTHS, ANSWERS)]
     words = [[s.split() for s in x] for x in spaced]
-        [s.replace(",", " ,").replace(":", " :").split() for s in x] for x in (TRUTHS, ANSWERS)
-    ]
     assert result["bleu"] == pytest.approx(bleu(*words), rel=1e-6)
 
 
