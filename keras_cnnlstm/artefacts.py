@@ -7,6 +7,7 @@ prove an export; `load_artefact` gives the same to users.
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from keras_cnnlstm.arguments import as_path
 
 Signature = Callable[..., dict[str, np.ndarray]]
 """A function of the exported file: named arrays in, named arrays out."""
@@ -163,8 +162,11 @@ def located(path: str | Path) -> tuple[str, Path]:
 
     Raises:
         FileNotFoundError: if there is no export at `path`.
+        ValueError: if that is none.
     """
-    path = as_path("load_artefact: `path`", path)
+    if not isinstance(path, str | os.PathLike) or not str(path) or "\0" in str(path):
+        raise ValueError(f"load_artefact: `path` must be a path; received {path!r:.200}.")
+    path = Path(path)
     for kind, name in MODEL_FILES.items():
         if path.name == name and path.is_file():
             return kind, path.parent

@@ -77,5 +77,5 @@ def test_reading_is_that_of_keras():
 
 
 def test_an_unknown_output():
-    with pytest.raises(ValueError, match="must be probabilities, values or logits; received 'x'"):
+    with pytest.raises(ValueError, match="probabilities, values, logits or words; received 'x'"):
         as_json("x", np.zeros(2), NAMES)

@@ -394,11 +394,11 @@ class TestCommand:
 
     def test_settings_of_the_process_are_as_before(self, tmp_path, gradio, monkeypatch):
         monkeypatch.setenv("GRADIO_TEMP_DIR", "mine")
-        before = dict(os.environ)
+        before, interrupt = dict(os.environ), signal.getsignal(signal.SIGINT)
         with pytest.raises(FileNotFoundError):
             serve(tmp_path)
         assert dict(os.environ) == before
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is interrupt
 
     def test_help_says_what_it_is(self):
         command = [sys.executable, "-m", "keras_cnnlstm.cli", "demo", "--help"]

@@ -816,7 +816,7 @@ class TestArguments:
 
     @pytest.mark.parametrize("names", [("a", "b"), ("a", "b", "b"), "abcd"])
     def test_class_names(self, model, names, tmp_path):
-        with pytest.raises(ValueError, match=r"`class_names` must be 3 different names.* received"):
+        with pytest.raises(ValueError, match=r"`class_names` must be .* names.* received"):
             export(model, tmp_path, class_names=names)
 
     def test_class_names_by_default_are_numbers(self, model, tmp_path):

@@ -195,7 +195,7 @@ class TestCommands:
         write_clips(tmp_path / "videos", list(motions(1))[:1], form="videos")
         video = find_clips(tmp_path / "videos")[0].path
         lines = self.run(capsys, "predict", run.path, clip.path, video).splitlines()
-        assert [line.rsplit(": ", 1)[0] for line in lines] == [str(clip.path), str(video)]
+        assert [line.split(": ")[0] for line in lines] == [str(clip.path), str(video)]
         files = sorted((run.path / "example").iterdir())[:6]
         assert self.run(capsys, "predict", run.path, *files).splitlines()[0].endswith("%)")
 
