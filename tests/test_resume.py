@@ -54,6 +54,7 @@ def assert_same(run, whole):
 
 
 KILLS = 20
+SLOW = pytest.mark.slow
 
 
 class PowerCutError(Exception):
@@ -75,7 +76,7 @@ def break_off(config, batches):
             train(config)
 
 
-@pytest.mark.parametrize("batches", [1, 5, 7, 9, 18])
+@pytest.mark.parametrize("batches", [*(pytest.param(n, marks=SLOW) for n in (5, 9)), 1, 7, 18])
 def test_a_run_that_broke_off_ends_as_if_it_had_not(batches, whole, tmp_path):
     # Before the first checkpoint, after one in mid-epoch or between two, at the end of the run.
     break_off(config(tmp_path / "run"), batches)
@@ -98,6 +99,7 @@ def test_a_run_can_grow(tmp_path):
     assert_same(train(config(tmp_path / "short", **constant), resume=True), long)
 
 
+@SLOW
 def test_half_precision_resumes_exactly_too(tmp_path):
     half = {"precision": "mixed_float16", "epochs": 2, "test_sequences": 10}
     whole = train(config(tmp_path / "whole", **half))
@@ -105,7 +107,7 @@ def test_half_precision_resumes_exactly_too(tmp_path):
     assert_same(train(config(tmp_path / "run", **half), resume=True), whole)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
+@pytest.mark.parametrize("damage", [pytest.param("cut", marks=SLOW), "flipped", "emptied"])
 def test_a_damaged_checkpoint_is_found_out_and_the_one_before_is_used(damage, whole, tmp_path):
     break_off(config(tmp_path / "run"), 14)
     newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]

@@ -70,6 +70,7 @@ def test_a_run_with_pictures_that_broke_off_ends_as_one_without(whole, tmp_path)
     assert all(pixels.std() > 10 for _, _, pixels in found)  # not blank
 
 
+@pytest.mark.slow
 def test_the_averaged_weights_answer(tmp_path, monkeypatch):
     seen = []
 
