@@ -71,6 +71,22 @@ def check_whole(what: str, value: Any, low: int, high: int) -> None:
         )
 
 
+def check_kind(what: str, value: Any, kinds: Any, expected: str) -> None:
+    """Refuses what is of another class than a function can work with.
+
+    Args:
+        what: function and argument, for the error: "captioned: `sentences`".
+        value: the argument.
+        kinds: what `isinstance` takes.
+        expected: what these are, and where one gets them: "a Run, as load_run reads it".
+
+    Raises:
+        ValueError: if it is of none of them.
+    """
+    if not isinstance(value, kinds):
+        raise ValueError(f"{what} must be {expected}; received {told(value)}.")
+
+
 def check_names(what: str, value: Any) -> None:
     """Refuses what is no list or tuple of texts, such as names of classes.
 

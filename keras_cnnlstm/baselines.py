@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_cnnlstm.arguments import check_kind
 from keras_cnnlstm.digit_reader import (
     Progress,
     ceiling,
@@ -78,6 +79,7 @@ def digit_reader(
         ValueError: if the run is one on clips, or the reader's file cannot be read.
         ConnectionError: if the run's data set cannot be had.
     """
+    check_kind("digit_reader: `run`", run, Run, "a Run, as load_run reads it")
     if run.config.data is not None:
         raise ValueError(
             f"digit_reader: `run` must be one on digits; {run.path} was trained on the clips of "

@@ -5,6 +5,8 @@ A classifier that says 90 % should be right nine times in ten. Knows neither dat
 """
 
 import json
+import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -12,13 +14,14 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from keras_cnnlstm.arguments import as_numbers, check_whole, is_number, told
+from keras_cnnlstm.arguments import as_numbers, check_model, check_whole, is_number, told
 
 UNSURE_BELOW = 0.5
 """Where a calibrated answer is as likely wrong as right."""
 
 _COLDEST, _HOTTEST = 0.05, 20.0
 _SPREAD = 0.5  # of the logarithm of temperatures, before any data was seen
+_MOST = 1.01  # of a probability, as half precision rounds it
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -66,12 +69,18 @@ class Calibration:
         """
         try:
             values = json.loads(text)
-            return cls(**values)
-        except (TypeError, RecursionError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"calibration: expected a JSON object of {list(cls.__dataclass_fields__)}; "
-                f"received {told(text)}."
-            ) from error
+        except (TypeError, RecursionError, ValueError) as error:
+            raise cls._none(text) from error
+        if not isinstance(values, dict) or values.keys() - cls.__dataclass_fields__.keys():
+            raise cls._none(text)
+        return cls(**{"temperature": math.nan, **values})
+
+    @classmethod
+    def _none(cls, text):
+        return ValueError(
+            f"calibration: expected a JSON object of {list(cls.__dataclass_fields__)}; received "
+            f"{told(text)}. Calibrate the run again."
+        )
 
 
 def fit_temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
@@ -120,17 +129,21 @@ def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
         Probabilities `(..., num_classes)` float64, in the same order of size.
 
     Raises:
-        ValueError: if the temperature is out of range.
+        ValueError: if there are no probabilities, or the temperature is out of range.
 
     Example:
 
     >>> scaled(np.array([0.9, 0.1]), 2).round(3).tolist()
     [0.75, 0.25]
     """
-    if not is_number(temperature) or temperature <= 0:
-        raise ValueError(f"scaled: `temperature` must be over 0; received {told(temperature)}.")
-    logits = np.log(np.maximum(probabilities, _TINY)) / temperature
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    _check_temperature("scaled", temperature)
+    probabilities = as_numbers("scaled: `probabilities`", probabilities)
+    if not probabilities.size:
+        raise ValueError(
+            f"scaled: `probabilities` must be one or more; received shape {probabilities.shape}."
+        )
+    logits = np.log(np.maximum(probabilities, _TINY))
+    powers = np.exp((logits - logits.max(axis=-1, keepdims=True)) / float(temperature))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
@@ -214,7 +227,12 @@ def calibration_facts(
         `num_answers`; `calibration_error_before` and `calibration_error` after;
         `log_likelihood_loss_before` and `log_likelihood_loss`, in nats; `share_sure`, of answers
         that are not unsure; `accuracy_where_sure`, theirs.
+
+    Raises:
+        ValueError: if the arguments do not fit together.
     """
+    targets, probabilities = _checked("calibration_facts", targets, probabilities)
+    Calibration(1.0, unsure_below)
     after = scaled(probabilities, temperature)
     sure = after.max(axis=1) >= unsure_below
     right = after.argmax(axis=1) == targets
@@ -239,7 +257,12 @@ def facts_as_text(facts: Mapping[str, Any]) -> str:
 
 
 def softmax_head(model: keras.Model) -> keras.layers.Dense | None:
-    """The layer whose softmax is a model's answer; `None` if it answers otherwise."""
+    """The layer whose softmax is a model's answer; `None` if it answers otherwise.
+
+    Raises:
+        ValueError: if it is no model.
+    """
+    check_model("softmax_head: `model`", model)
     *_, last = model.layers
     softmax = isinstance(last, keras.layers.Dense) and last.activation is keras.activations.softmax
     return last if softmax and len(model.outputs) == 1 else None
@@ -256,8 +279,9 @@ def scale_temperature(model: keras.Model, temperature: float) -> None:
         temperature: as `fit_temperature` found it.
 
     Raises:
-        ValueError: if the answer is no softmax of one Dense layer.
+        ValueError: if the answer is no softmax of one Dense layer, or an argument is wrong.
     """
+    _check_temperature("scale_temperature", temperature)
     head = softmax_head(model)
     if head is None:
         raise ValueError(
@@ -265,7 +289,12 @@ def scale_temperature(model: keras.Model, temperature: float) -> None:
             f"{model.name!r}, whose last layer is {model.layers[-1].name!r}. Numbers, texts and "
             "averages of frames have no temperature."
         )
-    head.set_weights([weight / temperature for weight in head.get_weights()])
+    head.set_weights([weight / float(temperature) for weight in head.get_weights()])
+
+
+def _check_temperature(function, temperature):
+    if not is_number(temperature, sys.float_info.min, sys.float_info.max):
+        raise ValueError(f"{function}: `temperature` must be over 0; received {told(temperature)}.")
 
 
 def _checked(function, targets, probabilities) -> tuple[np.ndarray, np.ndarray]:
@@ -280,5 +309,10 @@ def _checked(function, targets, probabilities) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"{function}: `targets` must be 0 to {probabilities.shape[1] - 1}; received "
             f"{targets.min()} to {targets.max()}."
+        )
+    if probabilities.min() < 0 or probabilities.max() > _MOST:
+        raise ValueError(
+            f"{function}: `probabilities` must be 0 to 1; received {probabilities.min():g} to "
+            f"{probabilities.max():g}. Take the softmax of logits."
         )
     return targets, probabilities

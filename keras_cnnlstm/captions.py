@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from keras_cnnlstm.arguments import as_path
-from keras_cnnlstm.clips import Clip, find_clips
+from keras_cnnlstm.arguments import as_path, check_kind, told
+from keras_cnnlstm.clips import Clip, checked_clips, find_clips
 from keras_cnnlstm.sentences import Captions
 from keras_cnnlstm.splits import listed
 from keras_cnnlstm.vocabulary import Vocabulary
@@ -40,7 +40,18 @@ def clip_sentences(root: str | Path) -> dict[str, str]:
 
 
 def captioned(clips: Iterable[Clip], sentences: Mapping[str, str]) -> list[Clip]:
-    """The clips, each with its sentence in place of its class."""
+    """The clips, each with its sentence in place of its class.
+
+    Raises:
+        ValueError: if there is no sentence for a clip.
+    """
+    clips = checked_clips("captioned", clips)
+    check_kind("captioned: `sentences`", sentences, Mapping, "sentences by the names of clips")
+    if missing := [clip.name for clip in clips if not isinstance(sentences.get(clip.name), str)]:
+        raise ValueError(
+            f"captioned: `sentences` must have a text for each clip; it has none for {missing[0]!r}"
+            f" and {len(missing) - 1} others. Take clip_sentences of the folder they lie in."
+        )
     return [replace(clip, class_name=sentences[clip.name]) for clip in clips]
 
 
@@ -57,10 +68,12 @@ def caption_task(
     Raises:
         ValueError: if there are not two different sentences.
     """
+    clips = checked_clips("caption_task", clips)
     sentences = tuple(sorted({clip.class_name for clip in clips}))
     if len(sentences) < 2:
         raise ValueError(
-            f"captions: expected two different sentences or more; received {sentences}. Write "
-            f"them into {TABLE}, in the folder of clips."
+            "captions: `clips` must have two different sentences or more; received "
+            f"{told(sentences)}. Write them into {TABLE}, in the folder of clips."
         )
-    return Captions(sentences, length, vocabulary=vocabulary or Vocabulary.of(sentences))
+    known = Vocabulary.of(sentences) if vocabulary is None else vocabulary
+    return Captions(sentences, length, vocabulary=known)

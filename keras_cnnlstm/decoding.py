@@ -14,6 +14,7 @@ from keras_cnnlstm.arguments import as_array, check_whole, told
 from keras_cnnlstm.describer import LAYER_NAMES, Decoder
 from keras_cnnlstm.vocabulary import END, PADDING, START
 
+_WIDEST = 1000  # beginnings of sentences side by side
 _LEAST = 1e-30  # probability; the logarithm of 0 is no number
 
 
@@ -90,7 +91,7 @@ def beam_search(
     Raises:
         ValueError: if `model` is no describer, or another argument does not fit it.
     """
-    check_whole("beam_search: `width`", width, 1, 100_000)
+    check_whole("beam_search: `width`", width, 1, _WIDEST)
     encode, step = _two_parts(model)
     given = _checked_inputs(model, frames, lengths)
     seen = {k: ops.convert_to_numpy(v) for k, v in encode.predict_on_batch(given).items()}
@@ -254,4 +255,11 @@ def _checked_inputs(model, frames, lengths):
         )
     if not takes:
         return frames
-    return {"frames": frames, "lengths": as_array("beam_search: `lengths`", lengths)}
+    lengths = as_array("beam_search: `lengths`", lengths)
+    whole = lengths.shape == (len(frames),) and lengths.dtype.kind in "iu"
+    if not whole or lengths.min() < 1 or lengths.max() > frames.shape[1]:
+        raise ValueError(
+            f"beam_search: `lengths` must be whole numbers of shape ({len(frames)},), 1 to "
+            f"{frames.shape[1]}; received {told(lengths)}."
+        )
+    return {"frames": frames, "lengths": lengths.astype(np.int32)}

@@ -20,7 +20,7 @@ from typing import Any
 import keras
 
 from keras_cnnlstm import demo_pad, demo_page
-from keras_cnnlstm.arguments import is_whole, told
+from keras_cnnlstm.arguments import as_path, is_whole, told
 from keras_cnnlstm.artefacts import required
 from keras_cnnlstm.demo_answers import DemoAnswers
 from keras_cnnlstm.drawings import GLYPHS
@@ -51,6 +51,7 @@ def serve(
         FileNotFoundError: if there is no such run.
         ValueError: if Gradio is missing, the run cannot be read, or the address is taken.
     """
+    run = as_path("serve: `run`", run)
     with _nothing_kept():
         required("gradio", extra="demo")
         port = _free_port(host, port)
@@ -112,7 +113,12 @@ def _free_port(host, port):
         try:
             with socket.create_server((host, number)):
                 return number
-        except (OSError, UnicodeError) as error:
+        except (socket.gaierror, UnicodeError) as error:  # at no port is it another host
+            raise ValueError(
+                f"host: expected a name or address of this machine; received {told(host)} "
+                f"({error}). Leave it out, or give an address such as 127.0.0.1."
+            ) from error
+        except (OSError, OverflowError) as error:
             reason = error
     received = f"{_PORTS.start} to {_PORTS.stop - 1}" if port is None else port
     raise ValueError(

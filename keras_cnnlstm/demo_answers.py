@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ImageOps
 
 from keras_cnnlstm.answers import as_json
-from keras_cnnlstm.arguments import told
+from keras_cnnlstm.arguments import as_array, check_kind, told
 from keras_cnnlstm.demo_page import Step
 from keras_cnnlstm.drawings import PENS, as_digit, as_strip, draw_strokes, look_of
 from keras_cnnlstm.frames import fit_image, natural_order, opened_image
@@ -42,6 +42,7 @@ class DemoAnswers:
     """
 
     def __init__(self, run: Run, reader: keras.Model | None = None):
+        check_kind("DemoAnswers: `run`", run, Run, "a Run, as load_run reads it")
         self.run, self.reader = run, reader
         self.task = "clip" if run.config.data else str(run.config.task)
         self._predictor = run_predictor(run)
@@ -90,6 +91,8 @@ class DemoAnswers:
         Raises:
             ValueError: if a file cannot be read, or there are too few or too many frames.
         """
+        listed = isinstance(paths, list | tuple) and all(isinstance(p, Path) for p in paths)
+        check_kind("files:", paths if listed else None, list | tuple, "a list of paths")
         if not 1 <= len(paths) <= _MOST_FILES:
             raise ValueError(f"files: expected 1 to {_MOST_FILES}; received {len(paths)}.")
         if self.task == "clip":
@@ -112,6 +115,12 @@ class DemoAnswers:
         Yields:
             What is known after each frame.
         """
+        frames = as_array("DemoAnswers.steps: `frames`", frames)
+        if frames.dtype != np.uint8 or not frames.size or frames.ndim != 4:
+            raise ValueError(
+                "DemoAnswers.steps: `frames` must be uint8 of shape (n, H, W, C); received "
+                f"{frames.dtype} of {frames.shape}."
+            )
         reads = self._read(frames)
         answers = self._streamed_answers(frames) if self._stream else self._whole_answers(frames)
         return (Step(*known) for known in zip(frames, answers, reads, strict=True))

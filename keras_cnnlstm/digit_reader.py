@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_cnnlstm.arguments import as_numbers, check_whole
+from keras_cnnlstm.arguments import as_numbers, check_kind, check_model, check_whole, told
 from keras_cnnlstm.blocks import answer, dense_stack, rescaled
 from keras_cnnlstm.digits import LabeledImages, check_images
 from keras_cnnlstm.encoders import small_cnn
@@ -57,6 +57,7 @@ def train_reader(
     check_images("train_reader", images)
     if steps is None:
         steps = math.ceil(min(_IMAGES, _EPOCHS * len(images)) / _BATCH)
+    check_whole("train_reader: `seed`", seed, 0, 2**32 - 1)
     check_whole("train_reader: `steps`", steps, 1, 10_000_000)
     keras.utils.set_random_seed(seed)
     model = _reader(images.image_shape, images.num_classes)
@@ -105,6 +106,7 @@ def digits_behind(task: Trend | Digits) -> Trend | Digits:
     >>> digits_behind(RunningSum(length=3)).targets(np.array([[7, 3, 8]]))
     array([[7, 3, 8]])
     """
+    _check_task("digits_behind", task)
     if isinstance(task, Trend):
         return _TrendDigits(task.length, task.num_digits)
     return Digits(task.length, task.num_digits, task.min_length)
@@ -114,9 +116,17 @@ def confusion_of(reader: keras.Model, images: LabeledImages) -> np.ndarray:
     """How a reader reads images: `(num_digits, num_digits)` counts, rows the truth.
 
     Raises:
-        ValueError: if `images` are none.
+        ValueError: if `images` are none, or the reader reads others.
     """
     check_images("confusion_of", images)
+    check_model("confusion_of: `reader`", reader)
+    expected = (None, *images.image_shape), (None, images.num_classes)
+    if (reader.input_shape, reader.output_shape) != expected:
+        raise ValueError(
+            f"confusion_of: `reader` must read images {images.image_shape} of "
+            f"{images.num_classes} digits; received one from {told(reader.input_shape)} to "
+            f"{told(reader.output_shape)}. Train one on images like these with train_reader."
+        )
     read = reader.predict(images.images, batch_size=256, verbose=0).argmax(axis=1)
     counts = np.zeros((images.num_classes,) * 2, np.int64)
     np.add.at(counts, (images.labels, read), 1)
@@ -147,6 +157,7 @@ def ceiling(task: Trend | Digits, confusion: np.ndarray) -> dict[str, float] | N
     >>> round(ceiling(Trend(2, 2), np.array([[9, 1], [0, 10]]))["accuracy"], 3)
     0.905
     """
+    _check_task("ceiling", task)
     confusion = as_numbers("ceiling: `confusion`", confusion).astype(np.float64)
     expected = (task.num_digits, task.num_digits)
     if confusion.shape != expected or confusion.min() < 0 or not confusion.sum(axis=1).all():
@@ -167,6 +178,10 @@ def ceiling(task: Trend | Digits, confusion: np.ndarray) -> dict[str, float] | N
     if type(task) is Digits:
         return {"accuracy": right, "sequence_accuracy": whole}
     return {"accuracy": whole}
+
+
+def _check_task(function, task):
+    check_kind(f"{function}: `task`", task, Trend | Digits, "a task on digits, as Trend(4)")
 
 
 def _trend_ceiling(task, shares):

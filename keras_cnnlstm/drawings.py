@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
-from keras_cnnlstm.arguments import as_numbers, check_whole, is_number, told
+from keras_cnnlstm.arguments import as_numbers, check_kind, is_number, is_whole, told
 
 Look = Literal["mnist", "scan"]
 """How digits lie in their frame: as in MNIST, or as in the digits that scikit-learn brings."""
@@ -61,6 +61,7 @@ def look_of(dataset: str) -> Look:
     >>> look_of("digits"), look_of("emnist/digits")
     ('scan', 'mnist')
     """
+    check_kind("look_of: `dataset`", dataset, str, "the name of a data set")
     return "scan" if dataset == "digits" else "mnist"
 
 
@@ -133,10 +134,9 @@ def as_digit(
     >>> as_digit(draw_strokes(GLYPHS[7])).shape
     (28, 28)
     """
-    if look not in PENS:
+    if not isinstance(look, str) or look not in PENS:
         raise ValueError(f"as_digit: `look` must be mnist or scan; received {told(look)}.")
-    for side in image_size:
-        check_whole("as_digit: `image_size`", side, 4, 4096)
+    image_size = _checked_size("as_digit", image_size, 4096)
     ink = _cut_out(_ink(image))
     return (_as_mnist if look == "mnist" else _as_scan)(ink, image_size)
 
@@ -161,9 +161,7 @@ def as_strip(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     >>> as_strip(row, (28, 112)).any(axis=0).nonzero()[0][[0, -1]]
     array([ 4, 35])
     """
-    for side in image_size:
-        check_whole("as_strip: `image_size`", side, 4, 65_536)
-    height, width = image_size
+    height, width = image_size = _checked_size("as_strip", image_size, 65_536)
     ink = _cut_out(_ink(image))
     margin = round(height * (1 - _BOX) / 2)
     scale = min(height * _BOX / ink.shape[0], (width - 2 * margin) / ink.shape[1])
@@ -172,6 +170,16 @@ def as_strip(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     top = (height - row.shape[0]) // 2
     strip[top : top + row.shape[0], margin : margin + row.shape[1]] = row
     return strip
+
+
+def _checked_size(function, image_size, most):
+    pair = isinstance(image_size, tuple | list) and len(image_size) == 2
+    if not pair or not all(is_whole(side, 4, most) for side in image_size):
+        raise ValueError(
+            f"{function}: `image_size` must be height and width in pixels, 4 to {most:,}; received "
+            f"{told(image_size)}."
+        )
+    return tuple(map(int, image_size))
 
 
 def _checked_strokes(strokes):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_cnnlstm.arguments import as_array, as_numbers, told
+from keras_cnnlstm.arguments import as_array, as_numbers, check_model, told
 from keras_cnnlstm.class_maps import class_maps, enlarged, shown_layer
 
 _BATCH = 64  # sequences that the model reads at a time
@@ -143,6 +143,7 @@ def grad_cam(
 
 def _checked(function, model, frames, lengths):
     """Frames as the model takes them, and a length for each sequence; refuses what does not fit."""
+    check_model(f"{function}: `model`", model)
     given = {x.name: x for x in model.inputs}
     expected = given.get("frames", model.inputs[0])
     others = given.keys() - {expected.name, "lengths"}

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_cnnlstm.arguments import as_path, check_kind, is_number, told
 from keras_cnnlstm.files import read_text
 
+_TOLD = 200  # characters of what Python says of a file
 _LEARNED = 0.9  # of its best recall: a class counts as learned from this epoch on
 
 
@@ -25,7 +27,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
     """
     return [
         {name: value for name, value in row.items() if value is not None}
-        for row in _read_numbers(path / "history.csv")
+        for row in _read_numbers(as_path("read_history: `path`", path) / "history.csv")
     ]
 
 
@@ -42,9 +44,32 @@ def read_recalls(path: Path) -> dict[str, list[float | None]]:
     Raises:
         ValueError: if it cannot be read.
     """
-    rows = _read_numbers(path / "recall.csv")
+    file = as_path("read_recalls: `path`", path) / "recall.csv"
+    rows = _read_numbers(file)
     names = [name for name in (rows[0] if rows else ()) if name != "epoch"]
-    return {name: [row[name] for row in rows] for name in names}
+    recalls = {name: [row[name] for row in rows] for name in names}
+    try:
+        check_recalls("read_recalls", recalls)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return recalls
+
+
+def check_recalls(function: str, recalls: Mapping[str, Sequence[float | None]]) -> None:
+    """Refuses what is not as `read_recalls` returns it.
+
+    Raises:
+        ValueError: if a recall is none.
+    """
+    what = f"{function}: `recalls`"
+    check_kind(what, recalls, Mapping, "for each class a list of recalls, as read_recalls does it")
+    for name, values in recalls.items():
+        listed = isinstance(values, list | tuple)
+        if not listed or not all(value is None or is_number(value, 0, 1) for value in values):
+            raise ValueError(
+                f"{what} must be 0 to 1 or None, one for each epoch; received {told(values)} for "
+                f"{told(name)}."
+            )
 
 
 def slowest_learned(recalls: Mapping[str, Sequence[float | None]]) -> list[dict[str, Any]]:
@@ -60,11 +85,15 @@ def slowest_learned(recalls: Mapping[str, Sequence[float | None]]) -> list[dict[
         `learned`: the epoch, from 1, in which it first came to nine tenths of its best recall;
         `None` if that is 0.
 
+    Raises:
+        ValueError: if a recall is none.
+
     Example:
 
     >>> [row["name"] for row in slowest_learned({"a": [0.9, 1.0], "b": [0.0, 1.0]})]
     ['b', 'a']
     """
+    check_recalls("slowest_learned", recalls)
     rows = []
     for name, values in recalls.items():
         seen = [(epoch, value) for epoch, value in enumerate(values, start=1) if value is not None]
@@ -84,4 +113,6 @@ def _read_numbers(file):
         rows = csv.DictReader(io.StringIO(read_text(file)), strict=True)
         return [{k: float(v) if v else None for k, v in row.items()} for row in rows]
     except (csv.Error, TypeError, ValueError) as error:
-        raise ValueError(f"{file}: expected a CSV file of numbers; {error}.") from error
+        raise ValueError(
+            f"{file}: expected a CSV file of numbers; {str(error)[:_TOLD]}."
+        ) from error

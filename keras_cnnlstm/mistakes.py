@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_cnnlstm.arguments import as_array, as_numbers
 from keras_cnnlstm.explanations import grad_cam, occlusion
 from keras_cnnlstm.streaming import FrameStream
 
@@ -85,11 +86,17 @@ def wrong_sequences(
     Returns:
         Their indices, and how sure the model was: of several wrong steps, of the surest.
 
+    Raises:
+        ValueError: if the arguments do not fit together.
+
     Example:
 
     >>> wrong_sequences(np.array([0, 0, 1]), np.array([[0.4, 0.6], [0.1, 0.9], [0.2, 0.8]]))
     (array([1, 0]), array([0.9, 0.6]))
     """
+    targets = as_numbers("wrong_sequences: `targets`", targets, kinds="iu")
+    probabilities = as_numbers("wrong_sequences: `probabilities`", probabilities)
+    _check_steps(targets, probabilities, counts)
     sure = probabilities.max(axis=-1)
     wrong = probabilities.argmax(axis=-1) != targets
     if targets.ndim == 2:
@@ -98,6 +105,24 @@ def wrong_sequences(
     order = np.argsort(-sure, kind="stable")
     order = order[wrong[order]]
     return order, sure[order]
+
+
+def _check_steps(targets, probabilities, counts):
+    """Refuses answers for other sequences or steps than the targets are for."""
+    fits = targets.ndim in (1, 2) and probabilities.shape[:-1] == targets.shape
+    if not fits or not targets.size or not probabilities.size:
+        raise ValueError(
+            "wrong_sequences: `targets` must have shape (N,) or (N, T), and `probabilities` that "
+            f"and num_classes; received {targets.shape} and {probabilities.shape}."
+        )
+    if counts is None:
+        return
+    counts = as_array("wrong_sequences: `counts`", counts)
+    if counts.dtype != bool or counts.shape != targets.shape:
+        raise ValueError(
+            f"wrong_sequences: `counts` must be boolean of shape {targets.shape}, or None; "
+            f"received {counts.dtype} of {counts.shape}."
+        )
 
 
 def explain(

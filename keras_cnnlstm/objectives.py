@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_cnnlstm.arguments import check_kind
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.describer import describer
 from keras_cnnlstm.models import MODELS
@@ -64,7 +65,12 @@ class Objective:
 
 
 def objective_for(task: Task) -> Objective:
-    """The loss and the metric of a task, new ones with each call."""
+    """The loss and the metric of a task, new ones with each call.
+
+    Raises:
+        ValueError: if it is no task.
+    """
+    check_kind("objective_for: `task`", task, Task, "a task, such as Trend(4)")
     if isinstance(task, RunningSum):
         loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
         return Objective(loss, keras.metrics.RootMeanSquaredError(name="rmse"), True)

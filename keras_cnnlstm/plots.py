@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 
-from keras_cnnlstm.arguments import as_array, as_numbers, check_names, is_number, told
+from keras_cnnlstm.arguments import as_array, as_numbers, check_kind, check_names, is_number, told
 
 _DIMMED = 0.5  # opacity of a frame that heat lies over
 _MOST = 100  # frames side by side that a picture can show
@@ -200,7 +200,12 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def as_pixels(figure: Figure) -> np.ndarray:
-    """A figure as an image `(H, W, 4)` uint8: red, green, blue and opacity."""
+    """A figure as an image `(H, W, 4)` uint8: red, green, blue and opacity.
+
+    Raises:
+        ValueError: if it is no figure.
+    """
+    check_kind("as_pixels: `figure`", figure, Figure, "a figure of matplotlib")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_cnnlstm.answers import as_json
-from keras_cnnlstm.arguments import as_path
+from keras_cnnlstm.arguments import as_array, as_path, check_kind, check_whole
 from keras_cnnlstm.artefacts import load_artefact, located
 from keras_cnnlstm.clips import Clip, probe, read_clip, sample_indices
 from keras_cnnlstm.frames import load_frames
@@ -75,6 +75,7 @@ class Predictor:
             ValueError: if there are too few or too many, or one cannot be read.
             FileNotFoundError: if one is missing.
         """
+        check_kind("frames:", paths, list | tuple, "a list of image files")
         self._check_count(len(paths), "image files, one for each frame")
         height, width, channels = self.input_shape[-3:]
         return self.answer_frames(
@@ -123,6 +124,7 @@ class Predictor:
             ValueError: if the clip cannot be read, or has too few or too many frames.
             FileNotFoundError: if there is none.
         """
+        path = as_path("clip: `path`", path)
         clip = Clip(path, "", path.name)
         count, most = probe(clip).frames, self.frame_counts[1]
         if self.of_clips:
@@ -159,7 +161,11 @@ class Predictor:
 
         Returns:
             The answer as `answers.as_json` tells it.
+
+        Raises:
+            ValueError: if the frames have another form, or are too few or too many.
         """
+        frames = self._checked_frames(frames)
         count, lengths = len(frames), None
         if self.takes_lengths:
             missing = (self.input_shape[0] or count) - count
@@ -172,6 +178,20 @@ class Predictor:
             answer = answer[:count]  # the steps after it are padding
         unsure_below = self.task.get("unsure_below")
         return as_json(self.output, answer, self.class_names, unsure_below=unsure_below)
+
+    def _checked_frames(self, frames) -> np.ndarray:
+        frames = as_array("answer_frames: `frames`", frames)
+        form = self.input_shape[-3:]
+        fits = frames.ndim == 4 and all(
+            size in (None, given) for size, given in zip(form, frames.shape[1:], strict=True)
+        )
+        if not fits or not frames.size or frames.dtype != np.uint8:
+            raise ValueError(
+                f"answer_frames: `frames` must be uint8 of shape (n, {str(form)[1:]}; received "
+                f"{frames.dtype} of {frames.shape}."
+            )
+        self._check_count(len(frames), "frames")
+        return frames
 
 
 def kind_of(path: str | Path) -> str:
@@ -242,8 +262,9 @@ def run_predictor(run: "Run", *, beam: int | None = None) -> Predictor:
             it says the likeliest word after each other.
 
     Raises:
-        ValueError: if `beam` is given for a model that says no sentences.
+        ValueError: if `beam` is given for a model that says no sentences, or is out of range.
     """
+    _check_run(run)
     inputs = {tensor.name: tensor for tensor in run.model.inputs}
     if "words" in inputs:
         output, predict = "words", _speaking(run.model, beam)
@@ -265,6 +286,12 @@ def run_predictor(run: "Run", *, beam: int | None = None) -> Predictor:
     )
 
 
+def _check_run(run):
+    from keras_cnnlstm.runs import Run  # needs Keras, which a small export does without
+
+    check_kind("run_predictor: `run`", run, Run, "a Run, as load_run reads it")
+
+
 def _predicting(model):
     """A function from frames, and lengths or `None`, to what the model answers."""
 
@@ -280,6 +307,7 @@ def _speaking(model, beam):
     from keras_cnnlstm.decoding import beam_search, greedy_model
 
     if beam is not None:
+        check_whole("beam:", beam, 1, 1000)
         return lambda frames, lengths: beam_search(model, frames, beam, lengths=lengths).words[:, 0]
     speak = _predicting(greedy_model(model))
     return lambda frames, lengths: speak(frames, lengths)["words"]

@@ -12,6 +12,9 @@ from typing import Any, Self, TextIO
 import keras
 import tensorflow as tf
 
+from keras_cnnlstm.arguments import check_whole
+
+_MOST = 2**63 - 1  # of steps, epochs or sequences
 _EVERY = 0.1  # seconds between two states of a live line
 _HALF = 0.5  # of the time: who takes more of it is the bottleneck
 
@@ -46,6 +49,9 @@ class Progress(keras.callbacks.Callback):
         stream: where to write; by default standard output.
         clock: tells seconds.
 
+    Raises:
+        ValueError: if a number is out of range.
+
     Attributes:
         step: batches trained.
         input_share: of the time of this epoch that was spent in waiting for input, 0 to 1; `None`
@@ -72,6 +78,10 @@ class Progress(keras.callbacks.Callback):
         clock: Callable[[], float] = time.perf_counter,
     ):
         super().__init__()
+        for name, value in [("epochs", epochs), ("steps_per_epoch", steps_per_epoch)]:
+            check_whole(f"Progress: `{name}`", value, 1, _MOST)
+        check_whole("Progress: `batch_size`", batch_size, 1, _MOST)
+        check_whole("Progress: `step`", step, 0, _MOST)
         self.step = step
         self._epochs, self._steps_per_epoch, self._batch_size = epochs, steps_per_epoch, batch_size
         self._stream, self._clock = stream or sys.stdout, clock

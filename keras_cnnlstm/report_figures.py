@@ -10,6 +10,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
+from keras_cnnlstm.arguments import check_kind, check_names, is_number, told
+
 _SIZE = (5.0, 3.2)  # inches
 _DPI = 150
 _OPACITY = 0.65  # of a map where it is strongest
@@ -38,8 +40,18 @@ def recall_figure(recalls: Mapping[str, Sequence[float | None]], names: Sequence
 
     Args:
         recalls: as `learning_curves.read_recalls` returns them.
-        names: the classes, the slowest first.
+        names: the classes, the slowest first; one or more.
+
+    Raises:
+        ValueError: if a name has no recalls.
     """
+    check_names("recall_figure: `names`", names)
+    check_kind("recall_figure: `recalls`", recalls, Mapping, "lists by names of classes")
+    if not names or not all(_is_curve(recalls.get(name)) for name in names[:_SHOWN]):
+        raise ValueError(
+            "recall_figure: `names` must be one or more of `recalls`, whose values are lists of "
+            f"numbers or None; received {told(names)} for {told(recalls)}."
+        )
     figure, axes = _axes("epoch", "recall in the validation")
     for place, name in enumerate(names[:_SHOWN]):
         values = [np.nan if value is None else value for value in recalls[name]]
@@ -169,6 +181,11 @@ def image_png(image: np.ndarray) -> bytes:
 def data_uri(png: bytes) -> str:
     """A PNG file as an address that holds it, so that a page needs no other file."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _is_curve(values):
+    listed = isinstance(values, list | tuple)
+    return listed and all(value is None or is_number(value, 0, 1) for value in values)
 
 
 def _axes(xlabel, ylabel):

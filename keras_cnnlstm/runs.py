@@ -119,7 +119,7 @@ def load_run(path: str | Path) -> Run:
     _check_model(path / "model.keras", model)
     calibration = _load_calibration(path / "calibration.json")
     if calibration:
-        scale_temperature(model, calibration.temperature)
+        _calibrate(path / "calibration.json", model, calibration)
     return Run(path, config, model, _load_metrics(path / "metrics.json"), calibration)
 
 
@@ -157,7 +157,20 @@ def _load_metrics(file) -> dict[str, Any]:
 
 
 def _load_calibration(file) -> Calibration | None:
-    return Calibration.from_json(read_text(file)) if file.is_file() else None
+    if not file.is_file():
+        return None
+    text = read_text(file)
+    try:
+        return Calibration.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _calibrate(file, model, calibration):
+    try:
+        scale_temperature(model, calibration.temperature)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _check_there(path, name):

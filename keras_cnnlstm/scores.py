@@ -306,6 +306,7 @@ def sentence_scores(targets: np.ndarray, words: np.ndarray, names: Sequence[str]
     """
     from sacrebleu.metrics import BLEU
 
+    targets, words = _checked_sentences(targets, words, names)
     spoken = text_scores(*(np.where(_spoken(x), x, -1) for x in (targets, words)))
     truths, answers = ([join(row, names) for row in x] for x in (targets, words))
     longest = max(len(split(truth)) for truth in truths)
@@ -317,6 +318,24 @@ def sentence_scores(targets: np.ndarray, words: np.ndarray, names: Sequence[str]
         "word_accuracy": spoken["character_accuracy"],
         "bleu": bleu.score,
     }
+
+
+def _checked_sentences(targets, words, names):
+    check_names("sentence_scores: `names`", names)
+    pair = {"targets": targets, "words": words}
+    for name, value in pair.items():
+        numbers = pair[name] = as_numbers(f"sentence_scores: `{name}`", value, kinds="iu")
+        fits = numbers.ndim == 2 and numbers.size and len(numbers) == len(pair["targets"])
+        if not fits or numbers.min() < 0 or numbers.max() >= len(names):
+            raise ValueError(
+                f"sentence_scores: `{name}` must have shape (N, any length), numbers of `names`, 0 "
+                f"to {len(names) - 1}; received {told(value)}."
+            )
+    if not all(_spoken(pair["targets"]).any(axis=1)):
+        raise ValueError(
+            f"sentence_scores: `targets` must have a word in each row; received {told(targets)}."
+        )
+    return pair["targets"], pair["words"]
 
 
 def _spoken(words):

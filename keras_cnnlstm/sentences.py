@@ -12,9 +12,9 @@ from types import ModuleType
 
 import numpy as np
 
-from keras_cnnlstm.arguments import told
+from keras_cnnlstm.arguments import as_array, check_whole, told
 from keras_cnnlstm.tasks import Array, Classes, Digits, Label, Trend
-from keras_cnnlstm.vocabulary import START, Vocabulary, split
+from keras_cnnlstm.vocabulary import LONGEST, START, Vocabulary, split
 
 _ONES = [
     "zero",
@@ -44,11 +44,15 @@ _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ni
 def number_word(number: int) -> str:
     """A whole number from 0 to 99 in words.
 
+    Raises:
+        ValueError: if it is another one.
+
     Example:
 
     >>> number_word(7), number_word(42)
     ('seven', 'forty-two')
     """
+    check_whole("number_word: `number`", number, 0, 99)
     if number < 20:
         return _ONES[number]
     ten, one = divmod(number, 10)
@@ -69,7 +73,13 @@ class _OfClasses:
         return _table_of(self)
 
     def words(self, labels: Array, *, xp: ModuleType = np) -> Array:
-        """The words for examples of these classes: `(B,)` integers -> `(B, L)` int32."""
+        """The words for examples of these classes: `(B,)` integers -> `(B, L)` int32.
+
+        Raises:
+            ValueError: if `labels` are none of them (in NumPy).
+        """
+        if xp is np:
+            labels = _checked_labels(type(self).__name__, labels, len(self.table))
         return xp.take(self.table, labels, axis=0)
 
 
@@ -125,6 +135,11 @@ class Captions(_OfClasses, Classes):
 
     def __post_init__(self):
         super().__post_init__()
+        if not all(0 < len(split(name)) < LONGEST for name in self.class_names):
+            raise ValueError(
+                f"Captions: `class_names` must be sentences of 1 to {LONGEST - 1} words and "
+                f"punctuation marks; received {told(self.class_names)}."
+            )
         if self.vocabulary is None:
             object.__setattr__(self, "vocabulary", Vocabulary.of(self.class_names))
         if not isinstance(self.vocabulary, Vocabulary):
@@ -219,6 +234,17 @@ def shifted(words: Array, *, xp: ModuleType = np) -> Array:
         `(B, L)` int32.
     """
     return xp.concatenate([xp.zeros_like(words[:, :1]) + np.int32(START), words[:, :-1]], axis=1)
+
+
+def _checked_labels(task, labels, count):
+    labels = as_array(f"{task}.words: `labels`", labels)
+    whole = labels.ndim == 1 and labels.dtype.kind in "iu"
+    if not whole or (labels.size and not 0 <= labels.min() <= labels.max() < count):
+        raise ValueError(
+            f"{task}.words: `labels` must be integers (B,), 0 to {count - 1}; received "
+            f"{told(labels)}."
+        )
+    return labels
 
 
 def _table_of(task):

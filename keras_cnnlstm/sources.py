@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from keras_cnnlstm.arguments import check_kind
 from keras_cnnlstm.captions import caption_task, captioned, clip_sentences
 from keras_cnnlstm.clip_batches import clip_sequences
 from keras_cnnlstm.clip_cache import fingerprint
@@ -411,7 +412,15 @@ def open_source(config: TrainConfig, run: Path | None = None) -> DigitSource | C
     Args:
         config: the options.
         run: the run directory, if the run has one already: its split of clips is kept.
+
+    Raises:
+        ValueError: if the options name no data.
+        FileNotFoundError: if there is no such folder of clips.
+        ConnectionError: if the data set cannot be had.
     """
+    check_kind(
+        "open_source: `config`", config, TrainConfig, "a TrainConfig, as load_config reads it"
+    )
     return ClipSource(config, run) if config.data else DigitSource(config)
 
 

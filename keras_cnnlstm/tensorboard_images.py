@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_cnnlstm import plots
 from keras_cnnlstm.answers import read_text
+from keras_cnnlstm.arguments import as_path, check_kind, check_names, check_whole
 
 _SEQUENCES = 256  # in the confusion matrix, at most a batch more
 
@@ -33,7 +34,8 @@ class ValidationImages(keras.callbacks.Callback):
         examples: how many sequences are shown.
 
     Raises:
-        ValueError: if there is no batch.
+        ValueError: if there is no batch, or an argument is wrong.
+        OSError: if the directory cannot be written.
     """
 
     def __init__(
@@ -45,9 +47,13 @@ class ValidationImages(keras.callbacks.Callback):
         examples: int = 4,
     ):
         super().__init__()
-        self._writer = tf.summary.create_file_writer(str(directory))
+        directory = as_path("ValidationImages: `directory`", directory)
+        check_names("ValidationImages: `class_names`", class_names)
+        check_whole("ValidationImages: `examples`", examples, 0, 1000)
+        check_kind("ValidationImages: `data`", data, tf.data.Dataset, "a tf.data.Dataset")
         self._inputs, self._targets, self._weights, self._batch_size = _first(data)
         self._class_names, self._examples, self._epoch = tuple(class_names), examples, 0
+        self._writer = _event_writer(directory)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
@@ -96,6 +102,16 @@ class ValidationImages(keras.callbacks.Callback):
         )
         bars = (answer, self._class_names) if output == "probabilities" and answer.ndim == 1 else ()
         return plots.plot_sequence(frames[:length], *bars, title=f"{told}   (truth: {truth})")
+
+
+def _event_writer(directory):
+    try:
+        return tf.summary.create_file_writer(str(directory))
+    except tf.errors.OpError as error:
+        raise OSError(
+            f"ValidationImages: `directory` must be one that can be written; received "
+            f"{directory} ({type(error).__name__}). Give another one."
+        ) from error
 
 
 def _first(data) -> tuple[Any, np.ndarray, np.ndarray, int]:

@@ -15,13 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_cnnlstm.arguments import as_array, check_names, check_whole, told
+from keras_cnnlstm.arguments import as_array, check_kind, check_names, check_whole, told
 
 PADDING, START, UNKNOWN, END = range(4)
 """Numbers that stand for no word. Words are numbered from 4 on."""
 
 SPECIAL = ("<padding>", "<start>", "<unknown>", "<end>")
 """Their names, by which a list of names is known to be a vocabulary."""
+
+LONGEST = 1000
+"""Words of a sentence at most, its end counted."""
 
 _PUNCTUATION = ",.:;!?"
 _TRAILING = re.compile(rf"([{re.escape(_PUNCTUATION)}]*)$")
@@ -61,7 +64,15 @@ class Vocabulary:
 
     @classmethod
     def of(cls, sentences: Iterable[str]) -> "Vocabulary":
-        """The vocabulary of some sentences: all of their words, in the order of their letters."""
+        """The vocabulary of some sentences: all of their words, in the order of their letters.
+
+        Raises:
+            ValueError: if these are no texts, or have no words.
+        """
+        what = "Vocabulary.of: `sentences`"
+        check_kind(what, None if isinstance(sentences, str) else sentences, Iterable, "some texts")
+        sentences = list(sentences)
+        check_names(what, sentences)
         return cls(tuple(sorted({word for sentence in sentences for word in split(sentence)})))
 
     @property
@@ -85,7 +96,7 @@ class Vocabulary:
         Raises:
             ValueError: if the sentence has no words, or too many.
         """
-        check_whole("Vocabulary.encode: `max_words`", max_words, 2, _LONGEST)
+        check_whole("Vocabulary.encode: `max_words`", max_words, 2, LONGEST)
         words = split(sentence)
         if not 0 < len(words) < max_words:
             raise ValueError(
@@ -115,7 +126,7 @@ class Vocabulary:
         """
         try:
             words = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"Vocabulary: expected a JSON list of words; {error}.") from error
         return cls(words)
 
@@ -154,7 +165,11 @@ def pieces(names: Sequence[str]) -> list[str]:
 
     Args:
         names: as `Vocabulary.names`.
+
+    Raises:
+        ValueError: if they are no names.
     """
+    check_names("pieces: `names`", names)
     silent = {SPECIAL[number] for number in (PADDING, START, END)}
     alone = {*_PUNCTUATION, *(f" {mark}" for mark in _PUNCTUATION)}
     return ["" if n in silent else n if n in alone else f" {n}" for n in names]
@@ -188,6 +203,3 @@ def join(numbers: Sequence[int] | np.ndarray, names: Sequence[str]) -> str:
     ends = np.flatnonzero(numbers == END)
     text = "".join(said[n] for n in numbers[: ends[0] if ends.size else None])
     return text.removeprefix(" ")
-
-
-_LONGEST = 1000  # words of a sentence

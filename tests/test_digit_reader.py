@@ -125,7 +125,8 @@ class Shifted(keras.Model):
 
 
 def test_confusion_counts_what_is_read(coded_images):
-    counts = confusion_of(Shifted(), coded_images)
+    frames = keras.Input(coded_images.image_shape, dtype="uint8")
+    counts = confusion_of(keras.Model(frames, Shifted()(frames)), coded_images)
     expected = np.diag(np.arange(1, 11))
     expected[3, 3], expected[3, 4] = 0, 4
     np.testing.assert_array_equal(counts, expected)

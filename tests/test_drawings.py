@@ -232,9 +232,9 @@ class TestRefused:
     @pytest.mark.parametrize("size", [(0, 28), (28, 1e9), (28, "a")])
     def test_no_size(self, size):
         image = draw_strokes(GLYPHS[0])
-        with pytest.raises(ValueError, match=r"^as_digit: `image_size` must be 4 or more"):
+        with pytest.raises(ValueError, match=r"^as_digit: `image_size` must be height and width"):
             as_digit(image, size)
-        with pytest.raises(ValueError, match=r"^as_strip: `image_size` must be 4 or more"):
+        with pytest.raises(ValueError, match=r"^as_strip: `image_size` must be height and width"):
             as_strip(image, size)
 
     def test_no_look(self):

@@ -83,7 +83,7 @@ def test_on_one_line():
 
 def test_what_does_not_fit_together():
     names = Vocabulary(("a", "b")).names
-    with pytest.raises(ValueError, match="`characters` must have shape"):
+    with pytest.raises(ValueError, match=r"`words` must have shape \(N, any length\)"):
         sentence_scores(np.array([[4, 3]]), np.array([[4, 3], [4, 3]]), names)
-    with pytest.raises(ValueError, match="`numbers` must be 0 to 5, each with a name; received"):
+    with pytest.raises(ValueError, match=r"`words` must .* numbers of `names`, 0 to 5; received"):
         sentence_scores(np.array([[4, 3]]), np.array([[9, 3]]), names)
