@@ -6,6 +6,7 @@
 Without a table the class is what is said, its underscores read as spaces.
 """
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from keras_cnnlstm.arguments import as_path, check_kind, told
 from keras_cnnlstm.clips import Clip, checked_clips, find_clips
 from keras_cnnlstm.sentences import Captions
 from keras_cnnlstm.splits import listed
-from keras_cnnlstm.vocabulary import Vocabulary
+from keras_cnnlstm.vocabulary import LONGEST, Vocabulary, split
 
 TABLE = "captions.csv"
 """The file in the folder over the classes."""
@@ -29,14 +30,27 @@ def clip_sentences(root: str | Path) -> dict[str, str]:
     Raises:
         FileNotFoundError: if there is no such folder, or nothing in it.
         ValueError: if there is a table that cannot be read, lacks a clip, or names one that is not
-            there.
+            there; or a sentence has no words, too many, or control characters.
     """
     clips, table = find_clips(root), as_path("clip_sentences: `root`", root) / TABLE
     if table.exists():
-        told = listed(clips, table, "sentence")
+        said = listed(clips, table, "sentence")
     else:
-        told = {clip.name: clip.class_name.replace("_", " ") for clip in clips}
-    return {name: " ".join(sentence.split()) for name, sentence in told.items()}
+        said = {clip.name: clip.class_name.replace("_", " ") for clip in clips}
+    sentences = {name: " ".join(sentence.split()) for name, sentence in said.items()}
+    _check_sentences(table if table.exists() else root, sentences)
+    return sentences
+
+
+def _check_sentences(where, sentences):
+    """Refuses what nobody can learn to say, or write into a file."""
+    for name, sentence in sentences.items():
+        odd = {unicodedata.category(character) for character in sentence} & {"Cc", "Cs"}
+        if odd or not 0 < len(split(sentence)) < LONGEST:
+            raise ValueError(
+                f"{where}: expected for each clip a sentence of 1 to {LONGEST - 1} words and "
+                f"punctuation marks, in UTF-8; received {told(sentence)} for {told(name)}. Mend it."
+            )
 
 
 def captioned(clips: Iterable[Clip], sentences: Mapping[str, str]) -> list[Clip]:

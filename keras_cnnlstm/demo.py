@@ -53,8 +53,8 @@ def serve(
     """
     run = as_path("serve: `run`", run)
     with _nothing_kept():
-        required("gradio", extra="demo")
         port = _free_port(host, port)
+        required("gradio", extra="demo")
         opened = load_run(run)
         page = _page(DemoAnswers(opened, _digit_reader(opened)))
         with _stopped_by_signals() as stopped:

@@ -84,6 +84,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
     keras.utils.set_random_seed(config.seed)
     with runtime.scope():
         model = build_model(config, source.task, source.image_shape)
+        if config.init_from and place is None:  # refused before there is a directory
+            adopt_weights(model, load_run(config.init_from).model)
     memory = check_memory(model, (config.batch_size or 1) // runtime.num_replicas)
     if place is None:
         place = new_run_dir(config) if runtime.is_chief else Path(config.run_dir or "")

@@ -4,9 +4,11 @@ Runs in this process. What would really train, score or export is not drawn.
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -17,17 +19,23 @@ from PIL import Image
 
 from keras_cnnlstm import cli, runs
 from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.describer import describer
 from keras_cnnlstm.models import cnn_lstm
+from keras_cnnlstm.sentences import Sentence
 
 WORDS = st.sampled_from(
     ["", "-", "--", "0", "-1", "nan", "1e999", "no/such", "\n", "é", "\udcff", "x" * 300, "a\0b",
      "../..", "/", "/dev/null", "$HOME", "%s", "{}", "None", "--help2", "-x", "9" * 30]
 )  # fmt: skip
-RUNS = st.sampled_from(["run", "cut", "evil", "empty", "file", "pipe", "clips", "served"]) | WORDS
+BROKEN = st.sampled_from(["cut", "evil", "empty", "file", "pipe", "clips", "served", "hot", "mute"])
+RUNS = st.sampled_from(["run", "telling"]) | BROKEN | WORDS
 FRAMES = st.sampled_from(
     ["0.png", "1.png", "bad.png", "clips/a/1", "clips/a/2.gif", "pipe", "empty"]
 )
 FLAGS = st.sampled_from(["--json", "--invert", "--no-json", "--every=0", "--every=x", "--jsn"])
+BEAMS = st.sampled_from(
+    ["--beam=0", "--beam=2", "--beam=-1", "--beam=x", "--beam=1e9", "--beam=99999999"]
+)
 
 
 def words(*parts):
@@ -35,6 +43,25 @@ def words(*parts):
     return st.tuples(*parts).map(
         lambda drawn: [w for part in drawn for w in (part if isinstance(part, list) else [part])]
     )
+
+
+DESCRIBED = [f"{name}/{number}" for name in "ab" for number in (1, 2, 3)]
+
+
+def table(*sentences, clips=DESCRIBED):
+    """A table of captions; of fewer sentences than clips, the last one again and again."""
+    told = [*sentences, *[sentences[-1]] * (len(clips) - len(sentences))]
+    return "\n".join(["clip,sentence", *map(",".join, zip(clips, told, strict=True))]).encode()
+
+
+CAPTIONS = {  # tables from which nobody can learn to describe
+    "nothing": b"", "other columns": b"clip,text\na/1,it falls\n", "one column": b"clip\na/1\n",
+    "a clip missing": table("x", "y", clips=DESCRIBED[1:]), "all the same": table("x"),
+    "unknown": table("x", "y", clips=[*DESCRIBED, "c/9"]), "blank": table("x", " "),
+    "twice": table("x", "y", clips=[*DESCRIBED, "a/1"]), "empty": table("x", ""),
+    "Latin-1": table("x", "\xe9").decode().encode("latin-1"), "long": table("x", "so " * 2000),
+    "open": table("x", '"y'), "zeros": table("x", "\0"), "an archive": b"PK\3\4" + bytes(range(256)),
+}  # fmt: skip
 
 
 def some(strategy, least=0, most=3):
@@ -51,9 +78,13 @@ NO_TRAINING = st.sampled_from(  # each is refused by itself
 )  # fmt: skip
 COMMANDS = {
     "nothing": words(some(WORDS, 1)),
-    "predict": words(st.just("predict"), RUNS, some(FRAMES | WORDS, 0, 5), some(FLAGS, 0, 1)),
+    "predict": words(st.just("predict"), RUNS, some(FRAMES | WORDS, 0, 5), some(FLAGS | BEAMS, 0, 1)),
+    "predict with beams": words(
+        st.just("predict"), st.sampled_from(["telling", "run", "mute", "served"]),
+        st.sampled_from([["0.png"] * 4, ["0.png"], ["clips/a/1"], ["bad.png"] * 4]), BEAMS, some(FLAGS, 0, 1),
+    ),
     "evaluate": words(
-        st.just("evaluate"), st.sampled_from(["cut", "evil", "empty", "file", "pipe"]) | WORDS,
+        st.just("evaluate"), BROKEN | WORDS,
         some(st.sampled_from(["--num-sequences=0", "--num-sequences=x", "--dataset=", "--data=x"]), 0, 2),
     ),
     "evaluate a run": words(
@@ -65,13 +96,44 @@ COMMANDS = {
             ), 1, 2,
         ),
     ),
+    "calibrate": words(
+        st.just("calibrate"), BROKEN | st.just("telling") | WORDS,
+        some(st.sampled_from(["--unsure-below=0.5", "--unsure-below=x", "--json"]), 0, 2),
+    ),
+    "calibrate a run": words(
+        st.just("calibrate"), st.just("run"),
+        st.sampled_from([f"--unsure-below={x}" for x in ("x", "2", "-1", "nan", "inf", "1e999", "")]),
+    ),
+    "report": words(
+        st.just("report"), BROKEN | WORDS,
+        some(st.sampled_from(["--sequences=5", "--mistakes=1", "--mistakes=x", "--sequences=-1"]), 0, 2),
+    ),
+    "report a run": words(
+        st.just("report"), st.just("run"),
+        st.sampled_from(
+            ["--sequences=0", "--sequences=-3", "--sequences=x", "--sequences=1e9", "--mistakes=-1",
+             "--mistakes=x", "--mistakes=99999", "--sequences=" + "9" * 30]
+        ),
+    ),
+    "demo": words(  # which would not come back from a run that is in order
+        st.just("demo"), BROKEN | WORDS,
+        some(st.sampled_from(["--port=1", "--port=x", "--port=0", "--host=", "--host=localhost"]), 0, 2),
+    ),
+    "demo a run": words(
+        st.just("demo"), st.just("run"),
+        st.sampled_from(
+            ["--port=0", "--port=-1", "--port=70000", "--port=x", "--port=1e3", "--host=", "--host=a b",
+             "--host=\n", "--host=" + "x" * 300, "--host=300.0.0.1", "--host=192.0.2.7", "--host=\0",
+             "--hots=localhost", "--port=" + "9" * 30]
+        ),
+    ),
     "stream": words(
         st.just("stream"), RUNS,
         st.sampled_from(["empty", "pipe", "bad.png", "0.png", "clips", "clips/a", "broken"]) | WORDS,
         some(FLAGS, 0, 2),
     ),
     "export": words(
-        st.just("export"), RUNS.filter(lambda run: run != "run"), st.sampled_from(["out", "file", "empty"]) | WORDS,
+        st.just("export"), BROKEN | WORDS, st.sampled_from(["out", "file", "empty"]) | WORDS,
         some(st.sampled_from(["--format=onnx", "--format=pt", "--version=-1", "--version=x"]), 0, 2),
     ),
     "export a run": words(
@@ -84,6 +146,15 @@ COMMANDS = {
         st.sampled_from(["out", "run", "file/x"]) | WORDS, some(NO_TRAINING, 0, 1),
     ),
     "train": words(st.just("train"), some(NO_TRAINING, 1, 3), some(WORDS, 0, 1)),
+    "train on captions": words(
+        st.sampled_from([["train", "--model=describer", "--task=sentence", "--length=2"]]),
+        st.sampled_from([f"--data=captions/{name}" for name in CAPTIONS]),
+        some(st.sampled_from(["--epochs=1", "--seed=3"]), 0, 1),
+    ),
+    "train from runs that are broken": words(
+        st.sampled_from([["train", "--epochs=1", "--steps-per-epoch=1"]]),
+        st.sampled_from([f"--init-from={name}" for name in ("hot", "cut", "evil", "empty")]),
+    ),
     "validate": words(
         st.just("validate"), st.sampled_from(["clips", "empty", "file", "run", "broken"]) | WORDS,
         some(FLAGS, 0, 1),
@@ -100,12 +171,19 @@ def folder(tmp_path_factory):
     """A run, damaged ones, an export that lies about itself, clips, frames and files of no use."""
     root = tmp_path_factory.mktemp("commands")
     config = TrainConfig(run_dir=str(root / "run"), lstm_units=(2,), encoder="small_cnn")
-    for name in ("run", "cut", "evil", "served", "empty", "broken/a/1"):
+    for name in (
+        "run", "cut", "evil", "served", "empty", "broken/a/1", "hot", "mute", "telling", "misread",
+    ):  # fmt: skip
         (root / name).mkdir(parents=True)
     model = cnn_lstm((4, 28, 28, 1), 7, encoder="small_cnn", lstm_units=(2,))
     runs.save_model(model, root / "run" / "model.keras")
-    for name in ("run", "cut", "evil"):
+    for name in ("hot", "misread"):
+        shutil.copy(root / "run" / "model.keras", root / name)
+    (root / "hot" / "calibration.json").write_text('{"temperature": -1}')
+    (root / "misread" / "digit_reader.keras").write_bytes(b"PK\3\4")
+    for name in ("run", "cut", "evil", "hot", "misread"):
         (root / name / "config.json").write_text(config.to_json())
+    add_describers(root, config)
     whole = (root / "run" / "model.keras").read_bytes()
     (root / "cut" / "model.keras").write_bytes(whole[: len(whole) // 2])
     (root / "evil" / "model.keras").write_bytes(b"\x80\x04.")
@@ -129,7 +207,23 @@ def folder(tmp_path_factory):
             Image.fromarray(frame).save(root / "clips" / name / "1" / f"{i}.png")
     first, second = map(Image.fromarray, frames)
     first.save(root / "clips" / "a" / "2.gif", save_all=True, append_images=[second])
+    for name, content in CAPTIONS.items():
+        for clip in DESCRIBED:
+            shutil.copytree(root / "clips" / "a" / "1", root / "captions" / name / clip)
+        (root / "captions" / name / "captions.csv").write_bytes(content)
     return root
+
+
+def add_describers(root, config):
+    """Two runs that say sentences, one of which has lost its words."""
+    task = Sentence(4)
+    told = dataclasses.replace(config, model="describer", task="sentence", balance=0.0)
+    options = {"encoder": "small_cnn", "lstm_units": (2,), "embedding": 2}
+    model = describer((4, 28, 28, 1), len(task.vocabulary), task.max_words, **options)
+    for name, words in [("telling", task.vocabulary.to_json()), ("mute", '["a", "a"]')]:
+        runs.save_model(model, root / name / "model.keras")
+        (root / name / "config.json").write_text(told.to_json())
+        (root / name / "vocabulary.json").write_text(words)
 
 
 def tree(folder):
@@ -163,6 +257,23 @@ def commanded(name, data, folder, ends_well):
     else:
         assert (code, err) in ((0, ""), (1, ""))
         assert code == 0 or "validate" in arguments
+
+
+@pytest.mark.parametrize("name", CAPTIONS)
+def test_each_table_of_captions_is_refused(name, folder):
+    before, told = tree(folder), f"--data=captions/{name}"
+    with contextlib.chdir(folder):
+        code, _, err = run(["train", "--model=describer", "--task=sentence", "--length=2", told])
+    assert (code, tree(folder)) == (2, before)
+    assert "captions" in err
+
+
+def test_a_broken_reader_of_digits_is_refused(folder):
+    before = tree(folder)
+    with contextlib.chdir(folder):
+        code, _, err = run(["report", "misread", "--sequences=2"])
+    assert (code, tree(folder)) == (2, before)
+    assert "digit_reader.keras: expected a model in Keras' format" in err
 
 
 @pytest.mark.parametrize("name", COMMANDS)
