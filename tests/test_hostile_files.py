@@ -24,15 +24,21 @@ from PIL import Image
 
 from keras_cnnlstm import clip_cache, frames, runs, videos
 from keras_cnnlstm.artefacts import load_artefact
+from keras_cnnlstm.baselines import digit_reader
+from keras_cnnlstm.calibration import Calibration
+from keras_cnnlstm.captions import caption_task, captioned, clip_sentences
 from keras_cnnlstm.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
 from keras_cnnlstm.clip_checks import check_clips
 from keras_cnnlstm.clips import Clip, find_clips, probe, read_clip
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.features import FeatureCache, split_model
+from keras_cnnlstm.learning_curves import read_history, read_recalls, slowest_learned
 from keras_cnnlstm.models import cnn_lstm
 from keras_cnnlstm.predictors import open_predictor
+from keras_cnnlstm.report_figures import recall_figure
 from keras_cnnlstm.splits import read_split, split_clips, write_split
 from keras_cnnlstm.state_dicts import read_state_dict
+from keras_cnnlstm.vocabulary import END, Vocabulary
 
 pytest.importorskip("av")
 pytest.importorskip("safetensors")
@@ -265,6 +271,44 @@ def read_config(path, ends_well):
     ends_well(lambda: TrainConfig.from_json(path.read_text(errors="replace")), *OPTIONS)
 
 
+def read_calibrated(path, ends_well):
+    """As text, and as the calibration of a run that has a model."""
+    read = ends_well(lambda: Calibration.from_json(path.read_text(errors="replace")), "calibration")
+    assert isinstance(read, ValueError) or 0.05 <= read.temperature <= 20
+
+
+def read_words(path, ends_well):
+    read = ends_well(lambda: runs.read_vocabulary(path.parent), path.name)
+    if not isinstance(read, Exception):
+        numbers = np.arange(4, len(read))
+        assert read.decode(numbers) == read.decode(np.append(numbers, END))
+
+
+def read_curves(path, ends_well):
+    read = {"recall.csv": read_recalls, "history.csv": read_history}[path.name]
+    curves = ends_well(lambda: read(path.parent), path.name)
+    if isinstance(curves, dict):
+        slowest = [row["name"] for row in ends_well(lambda: slowest_learned(curves), path.name)]
+        assert set(slowest) <= curves.keys()
+        if slowest:
+            ends_well(lambda: recall_figure(curves, slowest), "names")
+
+
+def read_the_captions(path, ends_well):
+    """The table lies beside clips: folders without a frame will do to name them."""
+    said = ends_well(lambda: clip_sentences(path.parent), path.name)
+    if not isinstance(said, Exception):
+        clips = captioned(find_clips(path.parent), said)
+        task = ends_well(lambda: caption_task(clips, length=2), "captions", "clips")
+        assert isinstance(task, ValueError) or task.table.shape[0] == len(task.class_names)
+
+
+def read_the_reader(path, ends_well):
+    run = runs.Run(path.parent, TrainConfig(), None, {})
+    read = ends_well(lambda: digit_reader(run), path.name)
+    assert isinstance(read, ValueError | keras.Model)
+
+
 OPTIONS = ["config", *TrainConfig.__dataclass_fields__]
 
 READERS = {  # by file: how it is damaged, and what reads it
@@ -281,6 +325,12 @@ READERS = {  # by file: how it is damaged, and what reads it
     "step-00000001.npz": (ARCHIVE_DAMAGE, read_checkpoint),
     "split.csv": (DAMAGE, read_the_split),
     "config.json": (JSON_DAMAGE, read_config),
+    "calibration.json": (JSON_DAMAGE, read_calibrated),
+    "vocabulary.json": (JSON_DAMAGE, read_words),
+    "recall.csv": (DAMAGE, read_curves),
+    "history.csv": (DAMAGE, read_curves),
+    "captions.csv": (DAMAGE, read_the_captions),
+    "digit_reader.keras": (MODEL_DAMAGE, read_the_reader),
 }
 
 
@@ -309,6 +359,16 @@ def originals(tmp_path_factory):
     write_split(folder / "split.csv", split_clips(clips))
     config = TrainConfig(lstm_units=(2,), encoder="small_cnn")
     (folder / "config.json").write_text(config.to_json())
+    calibration = Calibration(1.5, 0.5, {"num_answers": 10, "share_sure": 0.9})
+    (folder / "calibration.json").write_text(calibration.to_json())
+    (folder / "vocabulary.json").write_text(Vocabulary.of(["it rises, then falls"]).to_json())
+    (folder / "recall.csv").write_text("epoch,rising,falling\n1,0.5,\n2,0.75,1.0\n")
+    (folder / "history.csv").write_text("epoch,loss,val_loss\n1,0.5,\n2,0.25,1.0\n")
+    (folder / "captions.csv").write_text(
+        'clip,sentence\na/1,"it rises, then falls"\nb/1,it rises\n'
+    )
+    reader = cnn_lstm((1, 8, 8, 1), 10, encoder="small_cnn", lstm_units=(2,))
+    runs.save_model(reader, folder / "digit_reader.keras")
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -342,8 +402,16 @@ def made(fill):
 def damaged(name, data, originals, ends_well):
     strategy, read = READERS[name]
     content = data.draw(strategy)(originals[name])
-    with made(lambda folder: (folder / name).write_bytes(content)) as folder:
+    with made(partial(laid, originals, name, content)) as folder:
         read(folder / name, ends_well)
+
+
+def laid(originals, name, content, folder):
+    """A file in a folder; a table of captions beside its clips."""
+    (folder / name).write_bytes(content)
+    for clip in ("a/1", "b/1") if name == "captions.csv" else ():
+        (folder / clip).mkdir(parents=True)
+        (folder / clip / "0.png").write_bytes(originals["image.png"])
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -354,7 +422,7 @@ def test_a_whole_file_is_read(name, originals):
         return result
 
     _, read = READERS[name]
-    with made(lambda folder: (folder / name).write_bytes(originals[name])) as folder:
+    with made(partial(laid, originals, name, originals[name])) as folder:
         read(folder / name, succeeds)
 
 
@@ -392,6 +460,8 @@ def run_folder(originals, chosen, damage, folder):
         }
         config |= told | {"channels": 1, "sampling": "segments", "steps_per_epoch": None}
         whole |= {"config.json": json.dumps(config).encode(), "classes.json": b'["a", "b"]'}
+    if chosen == "calibration.json":
+        whole[chosen] = originals[chosen]
     whole[chosen] = damage(whole[chosen])
     for name, content in whole.items():
         (folder / name).write_bytes(content)
@@ -406,7 +476,10 @@ def read_run(folder, ends_well):
 
 
 RUN_DAMAGE = st.one_of(
-    st.tuples(st.sampled_from(["config.json", "metrics.json", "classes.json"]), JSON_DAMAGE),
+    st.tuples(
+        st.sampled_from(["config.json", "metrics.json", "classes.json", "calibration.json"]),
+        JSON_DAMAGE,
+    ),
     st.tuples(st.just("model.keras"), MODEL_DAMAGE),
 )
 
