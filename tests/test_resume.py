@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -233,10 +234,25 @@ def test_a_terminated_run_saves_says_how_to_go_on_and_does(whole, tmp_path):
     assert newest_checkpoint(tmp_path / "run" / "checkpoints").step == step >= 6
 
 
+def killed_and_resumed(path, moments):
+    """Trains to the end, killed after each of these seconds in turn; returns how often it was."""
+    words, killed = flags(path), 0
+    while True:
+        with start(*words) as process:
+            until(process, "run  ")
+            try:
+                _, complaint = process.communicate(timeout=next(moments, None))
+                assert process.returncode == 0, complaint
+                return killed
+            except subprocess.TimeoutExpired:
+                os.kill(process.pid, signal.SIGKILL)
+                killed += 1
+        words = ["--resume", path]
+
+
 @pytest.mark.faults
 @pytest.mark.slow
-def test_runs_killed_at_random_moments_end_as_if_they_had_not(whole, tmp_path, capsys):
-    rng = np.random.default_rng(0)
+def test_runs_killed_at_random_moments_end_as_if_they_had_not(tmp_path, capsys):
     began = time.perf_counter()
     with start(*flags(tmp_path / "undisturbed")) as process:
         until(process, "run  ")
@@ -244,23 +260,24 @@ def test_runs_killed_at_random_moments_end_as_if_they_had_not(whole, tmp_path, c
         process.communicate()
         seconds = time.perf_counter() - training
     undisturbed = load_run(tmp_path / "undisturbed")
-    killed = runs = 0
-    while killed < KILLS:
-        path, runs = tmp_path / str(runs), runs + 1
-        words, ended = flags(path), False
-        while not ended:
-            with start(*words) as process:
-                until(process, "run  ")
-                try:
-                    moment = rng.uniform(0, 0.8 * seconds) if killed < KILLS else None
-                    _, complaint = process.communicate(timeout=moment)
-                    assert process.returncode == 0, complaint
-                    ended = True
-                except subprocess.TimeoutExpired:
-                    os.kill(process.pid, signal.SIGKILL)
-                    killed += 1
-            words = ["--resume", path]
+
+    def half(seed):
+        """Half of the kills, in as many runs as it takes."""
+        rng, killed, paths = np.random.default_rng(seed), 0, []
+        while killed < KILLS // 2:
+            paths.append(tmp_path / f"{seed}-{len(paths)}")
+            moments = iter(rng.uniform(0, 0.8 * seconds, KILLS // 2 - killed))
+            killed += killed_and_resumed(paths[-1], moments)
+        return killed, paths
+
+    with ThreadPoolExecutor(2) as pool:  # side by side, as most of the time is one core's
+        (first, paths), (second, others) = pool.map(half, range(2))
+    for path in paths + others:
         assert_same(load_run(path), undisturbed)
     with capsys.disabled():
         minutes = (time.perf_counter() - began) / 60
-        print(f"\n{killed} kills of {runs} runs, each resumed bit-exact ({minutes:.1f} min)")
+        runs = len(paths + others)
+        print(
+            f"\n{first + second} kills of {runs} runs, each resumed bit-exact ({minutes:.1f} min)"
+        )
+    assert first + second == KILLS
