@@ -18,6 +18,7 @@ from keras_cnnlstm.arguments import check_kind
 from keras_cnnlstm.digit_reader import (
     Progress,
     ceiling,
+    check_reader,
     confusion_of,
     digits_behind,
     train_reader,
@@ -131,8 +132,12 @@ def readings(
         reader: as `digit_reader` returns it.
         name: of the test data, such as `natural`.
         num_sequences: as the test data was made with.
+
+    Raises:
+        ValueError: if it reads other images.
     """
     images, task = source.splits.test, source.task
+    check_reader("readings", reader, images)
     if isinstance(task, Label):  # single images, each once, in their order
         read = reader.predict(images.images, batch_size=256, verbose=0).argmax(axis=1)
         return Readings(images.labels[:, None], read[:, None], np.ones((len(read), 1), bool))

@@ -86,7 +86,7 @@ def caption_task(
     sentences = tuple(sorted({clip.class_name for clip in clips}))
     if len(sentences) < 2:
         raise ValueError(
-            "captions: `clips` must have two different sentences or more; received "
+            "captions: expected two different sentences or more; received "
             f"{told(sentences)}. Write them into {TABLE}, in the folder of clips."
         )
     known = Vocabulary.of(sentences) if vocabulary is None else vocabulary

@@ -109,16 +109,18 @@ def _free_port(host, port):
         raise ValueError(f"host: expected a name or address of this machine; received {host!r}.")
     if port is not None and not is_whole(port, 1, 65_535):
         raise ValueError(f"port: expected 1 to 65535; received {told(port)}.")
+    try:
+        socket.getaddrinfo(host, None, socket.AF_INET)
+    except (OSError, UnicodeError) as error:  # at no port is it another host
+        raise ValueError(
+            f"host: expected a name or address of this machine; received {told(host)} ({error}). "
+            "Leave it out, or give an address such as 127.0.0.1."
+        ) from error
     for number in _PORTS if port is None else [port]:
         try:
             with socket.create_server((host, number)):
                 return number
-        except (socket.gaierror, UnicodeError) as error:  # at no port is it another host
-            raise ValueError(
-                f"host: expected a name or address of this machine; received {told(host)} "
-                f"({error}). Leave it out, or give an address such as 127.0.0.1."
-            ) from error
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             reason = error
     received = f"{_PORTS.start} to {_PORTS.stop - 1}" if port is None else port
     raise ValueError(

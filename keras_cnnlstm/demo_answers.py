@@ -55,6 +55,12 @@ class DemoAnswers:
             self.most = run.config.length or 1
             width //= self.most
         self.frame_shape = height, width, channels
+        if reader is not None and reader.input_shape[1:] != self.frame_shape:
+            raise ValueError(
+                f"DemoAnswers: `reader` must read images {self.frame_shape}, as the run's frames "
+                f"are; received one of {told(reader.input_shape[1:])}. Remove the run's "
+                "digit_reader.keras, and it is made anew."
+            )
 
     def from_boxes(self, boxes: Any) -> Iterator[Step]:
         """Answers for digits drawn in boxes, of which empty ones are left out.
@@ -92,7 +98,8 @@ class DemoAnswers:
             ValueError: if a file cannot be read, or there are too few or too many frames.
         """
         listed = isinstance(paths, list | tuple) and all(isinstance(p, Path) for p in paths)
-        check_kind("files:", paths if listed else None, list | tuple, "a list of paths")
+        if not listed:
+            raise ValueError(f"files: expected a list of paths; received {told(paths)}.")
         if not 1 <= len(paths) <= _MOST_FILES:
             raise ValueError(f"files: expected 1 to {_MOST_FILES}; received {len(paths)}.")
         if self.task == "clip":

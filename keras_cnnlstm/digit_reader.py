@@ -119,18 +119,28 @@ def confusion_of(reader: keras.Model, images: LabeledImages) -> np.ndarray:
         ValueError: if `images` are none, or the reader reads others.
     """
     check_images("confusion_of", images)
-    check_model("confusion_of: `reader`", reader)
-    expected = (None, *images.image_shape), (None, images.num_classes)
-    if (reader.input_shape, reader.output_shape) != expected:
-        raise ValueError(
-            f"confusion_of: `reader` must read images {images.image_shape} of "
-            f"{images.num_classes} digits; received one from {told(reader.input_shape)} to "
-            f"{told(reader.output_shape)}. Train one on images like these with train_reader."
-        )
+    check_reader("confusion_of", reader, images)
     read = reader.predict(images.images, batch_size=256, verbose=0).argmax(axis=1)
     counts = np.zeros((images.num_classes,) * 2, np.int64)
     np.add.at(counts, (images.labels, read), 1)
     return counts
+
+
+def check_reader(function: str, reader: keras.Model, images: LabeledImages) -> None:
+    """Refuses in the name of a function a reader of other images, or of other digits.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    check_model(f"{function}: `reader`", reader)
+    expected = (None, *images.image_shape), (None, images.num_classes)
+    if (reader.input_shape, reader.output_shape) != expected:
+        raise ValueError(
+            f"{function}: `reader` must read images {images.image_shape} of "
+            f"{images.num_classes} digits; received one from {told(reader.input_shape)} to "
+            f"{told(reader.output_shape)}. Train one on images like these with train_reader; that "
+            "of a run is made anew if its digit_reader.keras is removed."
+        )
 
 
 def ceiling(task: Trend | Digits, confusion: np.ndarray) -> dict[str, float] | None:

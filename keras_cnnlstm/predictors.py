@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_cnnlstm.answers import as_json
-from keras_cnnlstm.arguments import as_array, as_path, check_kind, check_whole
+from keras_cnnlstm.arguments import as_array, as_path, check_kind, check_whole, told
 from keras_cnnlstm.artefacts import load_artefact, located
 from keras_cnnlstm.clips import Clip, probe, read_clip, sample_indices
 from keras_cnnlstm.frames import load_frames
@@ -75,7 +75,8 @@ class Predictor:
             ValueError: if there are too few or too many, or one cannot be read.
             FileNotFoundError: if one is missing.
         """
-        check_kind("frames:", paths, list | tuple, "a list of image files")
+        if not isinstance(paths, list | tuple):
+            raise ValueError(f"frames: expected a list of image files; received {told(paths)}.")
         self._check_count(len(paths), "image files, one for each frame")
         height, width, channels = self.input_shape[-3:]
         return self.answer_frames(

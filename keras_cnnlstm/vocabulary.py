@@ -70,10 +70,10 @@ class Vocabulary:
             ValueError: if these are no texts, or have no words.
         """
         what = "Vocabulary.of: `sentences`"
-        check_kind(what, None if isinstance(sentences, str) else sentences, Iterable, "some texts")
-        sentences = list(sentences)
-        check_names(what, sentences)
-        return cls(tuple(sorted({word for sentence in sentences for word in split(sentence)})))
+        check_kind(what, sentences, Iterable, "some texts")
+        listed = sentences if isinstance(sentences, str) else list(sentences)
+        check_names(what, listed)
+        return cls(tuple(sorted({word for sentence in listed for word in split(sentence)})))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_cnnlstm import baselines
 from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.digits import LabeledImages
 from keras_cnnlstm.runs import Run
 from keras_cnnlstm.sources import digit_tests
 from keras_cnnlstm.tasks import Classes, Digits, Label, RunningSum, Text, Trend
@@ -42,6 +43,11 @@ class Reader(keras.Model):
         return tf.one_hot(tf.gather(self.table, digits), 10)
 
 
+def reader_of(images, wrong=None):
+    frames = keras.Input(images.image_shape, dtype="uint8")
+    return keras.Model(frames, Reader(wrong)(frames))
+
+
 def source_of(coded_images, task):
     return SimpleNamespace(splits=SimpleNamespace(test=coded_images), task=task)
 
@@ -52,13 +58,21 @@ TASKS = [
 ]  # fmt: skip
 
 
+def test_a_reader_of_other_images(coded_images):
+    other = reader_of(LabeledImages(np.zeros((4, 8, 8, 1), np.uint8), np.arange(4)))
+    source = source_of(coded_images, Trend(4))
+    with pytest.raises(ValueError, match=r"readings: `reader` must read images \(6, 5, 1\) of 10 "):
+        baselines.readings(source, other, name="natural", num_sequences=3)
+
+
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{type(task).__name__}{task.min_length}")
 def test_who_reads_all_digits_and_knows_the_rule_is_right(coded_images, task):
     source = source_of(coded_images, task)
-    found = baselines.readings(source, Reader(), name="natural", num_sequences=300)
+    reader = reader_of(coded_images)
+    found = baselines.readings(source, reader, name="natural", num_sequences=300)
     data = digit_tests(coded_images, task, num_sequences=300)["natural"]
     targets = np.concatenate([target for _, target, *_ in data])
-    score = baselines.oracle(source, Reader(), found, targets)
+    score = baselines.oracle(source, reader, found, targets)
     assert score.get("accuracy", 1 - score.get("rmse", 0)) == pytest.approx(1)
     assert score["digit_accuracy"] == 1
     np.testing.assert_array_equal(found.truth, found.read)
@@ -66,7 +80,7 @@ def test_who_reads_all_digits_and_knows_the_rule_is_right(coded_images, task):
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{type(task).__name__}{task.min_length}")
 def test_what_a_reader_scores_that_errs_is_near_its_ceiling(coded_images, task):
-    source, reader = source_of(coded_images, task), Reader(wrong=(7, 1))
+    source, reader = source_of(coded_images, task), reader_of(coded_images, wrong=(7, 1))
     count = 55 if isinstance(task, Label) else 3000
     found = baselines.readings(source, reader, name="natural", num_sequences=count)
     data = digit_tests(coded_images, task, num_sequences=count)["natural"]

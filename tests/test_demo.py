@@ -127,13 +127,20 @@ class TestDrawn:
         np.testing.assert_array_equal(asked[0], np.hstack([one, black, black])[None])
         np.testing.assert_array_equal(asked[1], np.hstack([one, nine, black])[None])
 
+    def test_a_reader_of_other_images(self, runs):
+        reader = types.SimpleNamespace(input_shape=(None, 9, 9, 1))
+        with pytest.raises(ValueError, match=r"DemoAnswers: `reader` must read images \("):
+            DemoAnswers(runs["trend"], reader)
+
     def test_what_a_reader_reads(self, runs):
         def predict(frames):
             seen.append(frames)
             return np.eye(10)[[7, 3]] * 0.5 + 0.05
 
         seen = []
-        answers = DemoAnswers(runs["trend"], types.SimpleNamespace(predict_on_batch=predict))
+        shape = (None, *runs["trend"].model.input_shape[2:])
+        reader = types.SimpleNamespace(predict_on_batch=predict, input_shape=shape)
+        answers = DemoAnswers(runs["trend"], reader)
         steps = list(answers.from_boxes(boxes(7, 3)))
         assert [step.read for step in steps] == [(7, 0.55), (3, 0.55)]
         np.testing.assert_array_equal(seen, [drawn(7, 3)])
@@ -378,7 +385,7 @@ class TestCommand:
             (["--port", "70000"], "port: expected 1 to 65535; received 70000"),
             (["--port", "-1"], "port: expected 1 to 65535; received -1"),
             (["--host", "a\0b"], r"host: expected a name or address of this machine"),
-            (["--host", "300.1.1.1"], r"free at host 300\.1\.1\.1, .* 7860 to 7959"),
+            (["--host", "300.1.1.1"], r"host: expected a name .*; received '300\.1\.1\.1' \("),
             (
                 ["--host", "192.0.2.1", "--port", "7860"],
                 r"free at host 192\.0\.2\.1, .*with --port",

@@ -320,7 +320,7 @@ INNER = {
         "replicas.check_keras",
     ],
     "check for others, whose cases are here": [
-        "arguments.check_model", "frames.check_pixels", "frames.checked_size",
+        "arguments.check_model", "digit_reader.check_reader", "frames.check_pixels", "frames.checked_size",
         "learning_curves.check_recalls", "pipeline.check_batches",
     ],
     "run among several workers": [

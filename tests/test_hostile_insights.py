@@ -323,6 +323,7 @@ BUILT = {
 NAMED_BY = {
     "calibration.Calibration.from_json": ["calibration"],
     "calibration.calibration_facts": ["targets"],
+    "captions.caption_task": ["captions"],
     "demo.serve": ["gradio", "no/such", "no", "/dev/null/x"],
     "demo_answers.DemoAnswers.from_boxes": ["strokes", "image"],
     "demo_answers.DemoAnswers.from_files": ["files", "no.png", "no.gif", "a", "b"],
