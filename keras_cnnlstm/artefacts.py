@@ -165,7 +165,8 @@ def located(path: str | Path) -> tuple[str, Path]:
         ValueError: if that is none.
     """
     if not isinstance(path, str | os.PathLike) or not str(path) or "\0" in str(path):
-        raise ValueError(f"load_artefact: `path` must be a path; received {path!r:.200}.")
+        given = " ".join(repr(path).split())[:200]
+        raise ValueError(f"load_artefact: `path` must be a path; received {given}.")
     path = Path(path)
     for kind, name in MODEL_FILES.items():
         if path.name == name and path.is_file():

@@ -49,7 +49,7 @@ def shown_layer(model: keras.Model, inputs: Any, name: str | None = None) -> ker
         return _last_maps(model, units, inputs)
     everything = [part for unit in units for part in unit._flatten_layers()]
     for part in everything:
-        if part.name == name:
+        if isinstance(name, str) and part.name == name:
             return part
     raise ValueError(
         f"grad_cam: `layer` must be one of {', '.join(part.name for part in everything)}; "

@@ -54,8 +54,9 @@ def load_frames(
     """
     check_channels("load_frames", channels)
     image_size = checked_size("load_frames", image_size)
-    if not isinstance(paths, Sequence) or isinstance(paths, str | bytes) or not paths:
-        found = told(paths) if paths else "none"
+    listed = isinstance(paths, Sequence) and not isinstance(paths, str | bytes)
+    if not listed or not paths:
+        found = "none" if listed else told(paths)
         raise ValueError(
             f"load_frames: `paths` must name one file for each frame; received {found}."
         )

@@ -75,6 +75,7 @@ def digit_sequences(
     if balance is None:
         balance = _BALANCE if isinstance(task, Trend) else 0.0
     check_batches("digit_sequences", batch_size=batch_size, start=start, seed=seed, augment=augment)
+    batch_size, start = int(batch_size), int(start)  # of NumPy, they would be of another width
     _check_sequences(images, task, balance, num_sequences)
     gather = _image_gatherer(images, task)
 
@@ -162,6 +163,7 @@ def labeled_images(
     )
     if augment and seed is None:
         raise ValueError("labeled_images: `augment` needs a `seed`; received None.")
+    batch_size, start = int(batch_size), int(start)
     count = len(images)
     pixels, labels = _constant(images.images), _constant(images.labels)
 
