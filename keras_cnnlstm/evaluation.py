@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_cnnlstm.arguments import check_whole
+from keras_cnnlstm.arguments import check_kind, check_model, check_whole
 from keras_cnnlstm.calibration import (
     UNSURE_BELOW,
     Calibration,
@@ -60,7 +60,17 @@ def score(
         (`Text`) or `sentence_scores` (tasks of `sentences`). For `Digits` those of `scores` for the
         steps, `num_steps` of them, and `sequence_accuracy`, the share of sequences without a
         mistake, with its interval `sequence_accuracy_95`.
+
+    Raises:
+        ValueError: if the tests are no data sets by name, or the task is none.
     """
+    check_model("score: `model`", model)
+    check_kind("score: `task`", task, Task, "the task of the model, such as Trend(4)")
+    check_kind("score: `tests`", tests, Mapping, "data sets by name, as digit_tests makes them")
+    for sequences in tests.values():
+        check_kind(
+            "score: `tests`", sequences, tf.data.Dataset, "of data sets, each a tf.data.Dataset"
+        )
     if isinstance(task, Description):
         model = greedy_model(model)  # nobody tells it the words
     return {name: _score(model, sequences, task) for name, sequences in tests.items()}
@@ -100,7 +110,12 @@ def answers_of(
     Returns:
         The targets `(N, ...)`, the answers `(N, ...)`, and which steps count, `(N, T)` boolean, or
         `None` if all do.
+
+    Raises:
+        ValueError: if it is no model, or no data.
     """
+    check_model("answers_of: `model`", model)
+    check_kind("answers_of: `sequences`", sequences, tf.data.Dataset, "a tf.data.Dataset")
     parts = [keras.utils.unpack_x_y_sample_weight(batch)[1:] for batch in sequences]
     targets = np.concatenate([np.asarray(target) for target, _ in parts])
     weights = [np.asarray(weight) for _, weight in parts if weight is not None]
@@ -128,10 +143,7 @@ def calibrate(run: Run, *, unsure_below: float = UNSURE_BELOW) -> Run:
         FileNotFoundError: if a clip of the run is no longer there.
         ConnectionError: if its data set cannot be had.
     """
-    if not isinstance(run, Run):
-        raise ValueError(
-            f"calibrate: `run` must be a Run, as load_run reads it; received {type(run).__name__}."
-        )
+    check_kind("calibrate: `run`", run, Run, "a Run, as load_run reads it")
     Calibration(1.0, unsure_below)  # refuses it before the work
     model = load_model(run.path / "model.keras")
     if softmax_head(model) is None:
@@ -179,6 +191,7 @@ def evaluate(
         FileNotFoundError: if a clip of the run is no longer there.
         ConnectionError: if its data set cannot be had.
     """
+    check_kind("evaluate: `run`", run, Run, "a Run, as load_run reads it")
     check_whole("evaluate: `num_mistakes`", num_mistakes, 0, 1000)
     if num_sequences is not None:
         check_whole("evaluate: `num_sequences`", num_sequences, 1, 10**9)
@@ -210,7 +223,7 @@ def _findings(run, source, num_sequences, num_mistakes, say) -> Findings:
     mistakes, wrong, not_streamed = find_mistakes(run, source, first, found, num_mistakes)
     return dataclasses.replace(
         compared,
-        calibration=calibration_of(first),
+        calibration=calibration_of(first, run.calibration.temperature if run.calibration else 1.0),
         by_length=accuracy_by_lengths(first),
         mistakes=mistakes,
         wrong=wrong,

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_cnnlstm import baselines
 from keras_cnnlstm.baselines import Batch, Readings, digit_reader, read_batches
-from keras_cnnlstm.calibration import expected_calibration_error, reliability
+from keras_cnnlstm.calibration import expected_calibration_error, reliability, scaled
 from keras_cnnlstm.mistakes import (
     MODEL,
     ORDER,
@@ -124,13 +124,26 @@ def reading_of(
     return reader, found
 
 
-def calibration_of(answered: Answered) -> dict[str, Any]:
-    """The expected calibration error and the points of the curve."""
+def calibration_of(answered: Answered, temperature: float = 1.0) -> dict[str, Any]:
+    """Whether probabilities mean what they say.
+
+    Args:
+        answered: the answers.
+        temperature: what their logits have been divided by.
+
+    Returns:
+        The expected calibration `error`, that of the logits `as_trained`, and the `points` of the
+        curve.
+    """
     targets, probabilities = answered.targets, answered.answers
     if answered.counts is not None:
         targets, probabilities = targets[answered.counts], probabilities[answered.counts]
     flat = targets.reshape(-1), probabilities.reshape(-1, probabilities.shape[-1])
-    return {"error": expected_calibration_error(*flat), "points": reliability(*flat)}
+    return {
+        "error": expected_calibration_error(*flat),
+        "as_trained": expected_calibration_error(flat[0], scaled(flat[1], 1 / temperature)),
+        "points": reliability(*flat),
+    }
 
 
 def accuracy_by_lengths(answered: Answered) -> dict[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ from keras_cnnlstm.mistakes import ORDER, Mistake
 from keras_cnnlstm.moving_digits import moving_digits, write_clips
 from keras_cnnlstm.report import write_report
 from keras_cnnlstm.report_facts import Comparison, Findings, comparison_lines, verdict
+from keras_cnnlstm.runs import load_model
 from keras_cnnlstm.scores import accuracy_by_length, number_scores, scores
 from keras_cnnlstm.sources import open_source
 from keras_cnnlstm.tasks import Trend
@@ -145,6 +146,9 @@ def test_what_is_told_of_the_model_is_measured_on_the_test_sequences(run, metric
     report = metrics["report"]
     error = expected_calibration_error(targets, probabilities)
     assert report["calibration"]["error"] == pytest.approx(error)
+    _, trained, _ = answers_of(load_model(run.path / "model.keras"), data)
+    error = expected_calibration_error(targets, trained)
+    assert report["calibration"]["as_trained"] == pytest.approx(error, abs=1e-3)
     wrong = probabilities.argmax(axis=1) != targets
     assert report["wrong"]["sequences"] == wrong.sum()
     majority = np.bincount(targets).max() / len(targets)
