@@ -25,6 +25,7 @@ from keras_cnnlstm.artefacts import required
 from keras_cnnlstm.demo_answers import DemoAnswers
 from keras_cnnlstm.drawings import GLYPHS
 from keras_cnnlstm.frames import frame_files
+from keras_cnnlstm.predictors import run_predictor
 from keras_cnnlstm.runs import Run, load_run
 
 _PORTS = range(7860, 7960)  # where a free one is looked for
@@ -56,6 +57,7 @@ def serve(
         port = _free_port(host, port)
         required("gradio", extra="demo")
         opened = load_run(run)
+        run_predictor(opened)  # refuses it before a minute goes into a reader of digits
         page = _page(DemoAnswers(opened, _digit_reader(opened)))
         with _stopped_by_signals() as stopped:
             _, address, _ = page.launch(

@@ -12,10 +12,11 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from keras_cnnlstm.arguments import as_array, check_kind, check_names, check_whole, told
+from keras_cnnlstm.arguments import as_array, check_names, check_whole, told
 
 PADDING, START, UNKNOWN, END = range(4)
 """Numbers that stand for no word. Words are numbered from 4 on."""
@@ -70,8 +71,10 @@ class Vocabulary:
             ValueError: if these are no texts, or have no words.
         """
         what = "Vocabulary.of: `sentences`"
-        check_kind(what, sentences, Iterable, "some texts")
-        listed = sentences if isinstance(sentences, str) else list(sentences)
+        try:
+            listed: Any = sentences if isinstance(sentences, str) else list(sentences)
+        except TypeError:  # nothing that goes on, or an array of no axis
+            listed = sentences
         check_names(what, listed)
         return cls(tuple(sorted({word for sentence in listed for word in split(sentence)})))
 

@@ -104,6 +104,9 @@ REFUSED = {
     r"Vocabulary.of: `sentences` must be a list or tuple of names; received 'a text by itself'": lambda: (
         vocabulary.Vocabulary.of("a text by itself")
     ),
+    r"Vocabulary.of: `sentences` must be a list or tuple of names; received array\(3\)": lambda: (
+        vocabulary.Vocabulary.of(np.array(3))
+    ),
     r"Vocabulary.of: `sentences` must be a list or tuple of names; received \[1\]": lambda: (
         vocabulary.Vocabulary.of([1])
     ),

@@ -268,6 +268,14 @@ def test_each_table_of_captions_is_refused(name, folder):
     assert "captions" in err
 
 
+def test_no_reader_is_trained_for_a_run_that_is_broken(folder):
+    before = tree(folder)
+    with contextlib.chdir(folder):
+        code, _, err = run(["demo", "mute"])
+    assert (code, tree(folder)) == (2, before)
+    assert "vocabulary.json: Vocabulary: `words` must be one or more different words" in err
+
+
 def test_a_broken_reader_of_digits_is_refused(folder):
     before = tree(folder)
     with contextlib.chdir(folder):
