@@ -115,7 +115,9 @@ def fit_temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
         return len(targets) * loss + (log_temperature / _SPREAD) ** 2 / 2
 
     bounds = (np.log(_COLDEST), np.log(_HOTTEST))
-    return float(np.exp(minimize_scalar(misfit, bounds=bounds, method="bounded").x))
+    # Closer than anyone reads it, so that equal answers to 1e-7 have equal temperatures to 1e-6.
+    fine = {"xatol": 1e-8}
+    return float(np.exp(minimize_scalar(misfit, bounds=bounds, method="bounded", options=fine).x))
 
 
 def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
