@@ -77,6 +77,7 @@ def test_a_run_keeps_its_words_and_scores(run):
     assert not (run.path / "calibration.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_broke_off_ends_as_if_it_had_not(run, tmp_path, monkeypatch):
     original = RunWriter.on_train_batch_end
 

@@ -13,8 +13,7 @@ SHORTER = {
 }
 
 
-first, *others = (pytest.param(path, id=path.stem) for path in NOTEBOOKS)
-slow = [pytest.param(*each.values, id=each.id, marks=pytest.mark.slow) for each in others]
+EACH = [pytest.param(path, id=path.stem) for path in NOTEBOOKS]
 
 
 def read(path):
@@ -25,7 +24,7 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-@pytest.mark.parametrize("path", [first, *others])
+@pytest.mark.parametrize("path", EACH)
 def test_outputs_are_stored_and_free_of_errors(path):
     cells = code_cells(read(path))
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
@@ -36,7 +35,8 @@ def test_outputs_are_stored_and_free_of_errors(path):
 
 
 @pytest.mark.filterwarnings("default")  # the kernel's own libraries warn, in this process too
-@pytest.mark.parametrize("path", [first, *slow])
+@pytest.mark.parametrize("path", EACH)
+@pytest.mark.slow
 def test_runs_from_top_to_bottom(path, tmp_path):
     from nbclient import NotebookClient
 
