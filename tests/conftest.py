@@ -40,6 +40,7 @@ class Hang(BaseException):
 
 _HANG = 120  # seconds, in which an input that is small answers even on a busy machine
 _CASES = pytest.StashKey[int]()
+_TOLD = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
@@ -75,18 +76,28 @@ def ends_well(pytestconfig):
     return ends_well
 
 
+@pytest.fixture
+def tell(pytestconfig):
+    """Has a line, such as a figure that was measured, printed beneath the results."""
+    return pytestconfig.stash.setdefault(_TOLD, []).append
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-    """Adds what a process of pytest-xdist has counted."""
-    count = getattr(node, "workeroutput", {}).get("hostile cases", 0)
-    node.config.stash[_CASES] = node.config.stash.get(_CASES, 0) + count
+    """Adds what a process of pytest-xdist has counted and told."""
+    output, stash = getattr(node, "workeroutput", {}), node.config.stash
+    stash[_CASES] = stash.get(_CASES, 0) + output.get("hostile cases", 0)
+    stash.setdefault(_TOLD, []).extend(output.get("told", []))
 
 
 def pytest_sessionfinish(session):
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["hostile cases"] = session.config.stash.get(_CASES, 0)
+        session.config.workeroutput["told"] = session.config.stash.get(_TOLD, [])
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    for line in config.stash.get(_TOLD, []):
+        terminalreporter.write_line(line)
     if cases := config.stash.get(_CASES, 0):
         terminalreporter.write_line(f"hostile cases: {cases:,}")

@@ -252,7 +252,7 @@ def killed_and_resumed(path, moments):
 
 @pytest.mark.faults
 @pytest.mark.slow
-def test_runs_killed_at_random_moments_end_as_if_they_had_not(tmp_path, capsys):
+def test_runs_killed_at_random_moments_end_as_if_they_had_not(tmp_path, tell):
     began = time.perf_counter()
     with start(*flags(tmp_path / "undisturbed")) as process:
         until(process, "run  ")
@@ -274,10 +274,7 @@ def test_runs_killed_at_random_moments_end_as_if_they_had_not(tmp_path, capsys):
         (first, paths), (second, others) = pool.map(half, range(2))
     for path in paths + others:
         assert_same(load_run(path), undisturbed)
-    with capsys.disabled():
-        minutes = (time.perf_counter() - began) / 60
-        runs = len(paths + others)
-        print(
-            f"\n{first + second} kills of {runs} runs, each resumed bit-exact ({minutes:.1f} min)"
-        )
-    assert first + second == KILLS
+    minutes, kills = (time.perf_counter() - began) / 60, first + second
+    runs = len(paths + others)
+    tell(f"{kills} kills of {runs} runs, each resumed bit-exact ({minutes:.1f} min)")
+    assert kills == KILLS

@@ -117,7 +117,7 @@ def test_a_lost_worker_stops_all_and_starting_again_resumes_exactly(alone, tmp_p
 @pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.parametrize("hangs", [0, 1])
-def test_a_worker_that_hangs_is_missed_by_the_others(hangs, tmp_path, capsys):
+def test_a_worker_that_hangs_is_missed_by_the_others(hangs, tmp_path, tell):
     """Stopped, not killed: its connections stay open, and only its heartbeats end."""
     processes = start(2, *OPTIONS, "--epochs", 1000, "--run-dir", tmp_path / "run")
     for line in processes[0].stdout:
@@ -131,6 +131,5 @@ def test_a_worker_that_hangs_is_missed_by_the_others(hangs, tmp_path, capsys):
     processes[hangs].communicate()
     assert processes[1 - hangs].returncode == 2, complaint
     assert "--resume" in complaint.splitlines()[-1]
-    with capsys.disabled():
-        print(f"\nworker {hangs} hung, and was missed after {seconds:.1f} s")
+    tell(f"worker {hangs} hung, and was missed after {seconds:.1f} s")
     assert seconds < 60

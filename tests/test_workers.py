@@ -291,7 +291,7 @@ def trainings(tmp_path_factory):
 MANY = ["2-worker0", "2-worker1", "3-chief0", "3-worker0", "3-worker1"]
 
 
-def test_workers_train_as_one_process(trainings):
+def test_workers_train_as_one_process(trainings, tell):
     alone = trainings[1]["1-worker0"]
     assert np.ptp(alone["history"]["loss"]) > 0.01  # it has learnt something
     for name in MANY:
@@ -302,6 +302,10 @@ def test_workers_train_as_one_process(trainings):
         np.testing.assert_allclose(many["evaluated"], alone["evaluated"], atol=1e-5)
         for ours, theirs in zip(many["weights"], alone["weights"], strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
+        losses = np.subtract(many["history"]["loss"], alone["history"]["loss"])
+        pairs = zip(many["weights"], alone["weights"], strict=True)
+        weights = max(np.abs(np.subtract(a, b)).max() for a, b in pairs)
+        tell(f"{name}: losses {np.abs(losses).max():.1e}, weights {weights:.1e} off one process")
 
 
 def test_workers_keep_the_same_weights_and_averages(trainings):
@@ -350,7 +354,7 @@ def test_what_workers_refuse(trainings):
 @pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.parametrize("dies", [0, 1])
-def test_the_others_stop_when_a_worker_is_killed(tmp_path, dies):
+def test_the_others_stop_when_a_worker_is_killed(tmp_path, dies, tell):
     codes, outputs = run(tmp_path, {"worker": 2}, dies=dies)
     assert codes[dies] == -signal.SIGKILL
     out = outputs[f"2-worker{1 - dies}"]
@@ -358,5 +362,5 @@ def test_the_others_stop_when_a_worker_is_killed(tmp_path, dies):
     assert "\n" not in out["error"]
     assert "Start all workers again, with --resume" in out["error"]
     dead = json.loads((tmp_path / f"2-worker{dies}.log").read_text().splitlines()[-1])["dead"]
-    print(f"worker {dies} was missed after {out['time'] - dead:.1f} s")
+    tell(f"worker {dies} was killed, and missed after {out['time'] - dead:.1f} s")
     assert out["time"] - dead < 60
