@@ -437,7 +437,9 @@ _RANGES = (
 def _check_type(name, value, expected) -> None:
     """Refuses a value whose type (or, for a Literal, value) the annotation does not allow."""
     if not _matches(value, expected):
-        raise ValueError(f"{name}: expected {_described(expected)}; received {value!r:.200}.")
+        from keras_cnnlstm.arguments import told  # loads NumPy, which help does without
+
+        raise ValueError(f"{name}: expected {_described(expected)}; received {told(value)}.")
 
 
 def _described(expected) -> str:
