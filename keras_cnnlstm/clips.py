@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_cnnlstm.arguments import as_path, check_whole, told
+from keras_cnnlstm.arguments import as_path, check_kind, check_whole, told
 from keras_cnnlstm.frames import (
     check_channels,
     check_indices,
@@ -125,10 +125,7 @@ def checked_clips(function: str, clips: Iterable[Clip]) -> list[Clip]:
 
 
 def _check_clip(function, clip) -> None:
-    if not isinstance(clip, Clip):
-        raise ValueError(
-            f"{function}: `clip` must be a clip, as find_clips returns them; received {told(clip)}."
-        )
+    check_kind(f"{function}: `clip`", clip, Clip, "a clip, as find_clips returns them")
 
 
 def probe(clip: Clip) -> ClipInfo:

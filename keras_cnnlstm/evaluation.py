@@ -15,6 +15,7 @@ from keras_cnnlstm.calibration import (
     Calibration,
     calibration_facts,
     fit_temperature,
+    scale_temperature,
     softmax_head,
 )
 from keras_cnnlstm.decoding import greedy_model
@@ -31,7 +32,7 @@ from keras_cnnlstm.findings import (
 from keras_cnnlstm.learning_curves import read_history, read_recalls
 from keras_cnnlstm.report import write_report
 from keras_cnnlstm.report_facts import Findings
-from keras_cnnlstm.runs import Run, load_model, load_run
+from keras_cnnlstm.runs import Run, load_model
 from keras_cnnlstm.scanners import read_text
 from keras_cnnlstm.scores import (
     score_answers,
@@ -160,7 +161,8 @@ def calibrate(run: Run, *, unsure_below: float = UNSURE_BELOW) -> Run:
     facts = calibration_facts(targets, probabilities, temperature, unsure_below)
     calibration = Calibration(temperature, unsure_below, facts)
     write_text(run.path / "calibration.json", calibration.to_json())
-    return dataclasses.replace(load_run(run.path), metrics=run.metrics)
+    scale_temperature(model, temperature)
+    return dataclasses.replace(run, model=model, calibration=calibration)
 
 
 def evaluate(

@@ -12,7 +12,7 @@ from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from keras_cnnlstm.arguments import told
+from keras_cnnlstm.arguments import check_kind
 from keras_cnnlstm.clips import Clip, checked_clips
 from keras_cnnlstm.frames import fit_image, frame_files, opened_image
 from keras_cnnlstm.videos import video_images
@@ -71,11 +71,8 @@ def shared_frames(
         FileNotFoundError: if a clip is not there.
         ValueError: if a frame cannot be read.
     """
-    if not isinstance(split, Mapping):
-        raise ValueError(
-            "shared_frames: `split` must be clips by the name of their part, as split_clips gives "
-            f"it; received {told(split)}."
-        )
+    expected = "clips by the name of their part, as split_clips gives it"
+    check_kind("shared_frames: `split`", split, Mapping, expected)
     clips = [
         (part, clip)
         for part, members in split.items()

@@ -23,6 +23,7 @@
 Each file is written under a temporary name and then renamed, so none is ever half there.
 """
 
+import contextlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -119,7 +120,8 @@ def load_run(path: str | Path) -> Run:
     _check_model(path / "model.keras", model)
     calibration = _load_calibration(path / "calibration.json")
     if calibration:
-        _calibrate(path / "calibration.json", model, calibration)
+        with _named(path / "calibration.json"):
+            scale_temperature(model, calibration.temperature)
     return Run(path, config, model, _load_metrics(path / "metrics.json"), calibration)
 
 
@@ -160,15 +162,15 @@ def _load_calibration(file) -> Calibration | None:
     if not file.is_file():
         return None
     text = read_text(file)
-    try:
+    with _named(file):
         return Calibration.from_json(text)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
 
 
-def _calibrate(file, model, calibration):
+@contextlib.contextmanager
+def _named(file):
+    """Has errors of what was read name the file that it was read from."""
     try:
-        scale_temperature(model, calibration.temperature)
+        yield
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 
@@ -220,10 +222,8 @@ def read_vocabulary(path: Path) -> Vocabulary:
         ValueError: if it is no JSON list of different words.
     """
     _check_there(path, "vocabulary.json")
-    try:
+    with _named(path / "vocabulary.json"):
         return Vocabulary.from_json(read_text(path / "vocabulary.json"))
-    except ValueError as error:
-        raise ValueError(f"{path / 'vocabulary.json'}: {error}") from error
 
 
 def new_run_dir(config: TrainConfig) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_cnnlstm.arguments import as_path, told
+from keras_cnnlstm.arguments import as_path, check_kind, told
 from keras_cnnlstm.clips import Clip, checked_clips, find_clips
 from keras_cnnlstm.files import replacing
 from keras_cnnlstm.stratification import stratify
@@ -111,11 +111,7 @@ def write_split(path: str | Path, split: Split) -> None:
         split: what to write.
     """
     path = as_path("write_split: `path`", path)
-    if not isinstance(split, Split):
-        raise ValueError(
-            "write_split: `split` must be a Split, as split_clips returns it; received "
-            f"{told(split)}."
-        )
+    check_kind("write_split: `split`", split, Split, "a Split, as split_clips returns it")
     rows = sorted(
         (clip.name, clip.class_name, split.groups[clip.name], part)
         for part, clips in split.items()

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from keras_cnnlstm import evaluation, plots
-from keras_cnnlstm.arguments import told
+from keras_cnnlstm.arguments import check_kind
 from keras_cnnlstm.artefacts import required
 from keras_cnnlstm.calibration import softmax_head
 from keras_cnnlstm.checkpoints import newest_checkpoint
@@ -66,7 +66,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
         OSError: if the disk is full, or cannot be written; the last checkpoint is kept.
         TrainingStopped: if the process was sent SIGTERM; the checkpoint of that batch is there.
     """
-    _check_config("train", config)
+    check_kind("train: `config`", config, TrainConfig, "a TrainConfig")
     if resume:
         config = resumed_config(config)
     runtime = Runtime(config.precision, config.strategy)
@@ -84,8 +84,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
     keras.utils.set_random_seed(config.seed)
     with runtime.scope():
         model = build_model(config, source.task, source.image_shape)
-        if config.init_from and place is None:  # refused before there is a directory
-            adopt_weights(model, load_run(config.init_from).model)
+        # For a new run before there is a directory, so that a refusal leaves none.
+        adopted = _adopted(model, config) if place is None else []
     memory = check_memory(model, (config.batch_size or 1) // runtime.num_replicas)
     if place is None:
         place = new_run_dir(config) if runtime.is_chief else Path(config.run_dir or "")
@@ -99,15 +99,17 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
             source.save(path)
         (path / "calibration.json").unlink(missing_ok=True)  # of a model that may be outdone
         with runtime.scope():
-            writer = _fit(model, config, source, runtime, path, checkpoint)
+            if resume and (config.freeze or checkpoint is None):
+                adopted = _adopted(model, config)
+            writer = _fit(model, config, source, runtime, path, checkpoint, adopted)
         if not runtime.is_chief:
             return Run(place, config, model, {})
         return _finish(config, runtime, source, writer)
 
 
-def _check_config(function, config) -> None:
-    if not isinstance(config, TrainConfig):
-        raise ValueError(f"{function}: `config` must be a TrainConfig; received {told(config)}.")
+def _adopted(model, config) -> list[str]:
+    """The layers whose weights were taken over from `init_from`; none without it."""
+    return adopt_weights(model, load_run(config.init_from).model) if config.init_from else []
 
 
 def _check_workers(config, runtime) -> None:
@@ -123,9 +125,11 @@ def _check_workers(config, runtime) -> None:
 def _finish(config, runtime, source, writer) -> Run:
     """Scores what was saved, and writes that down."""
     path = writer.path
-    run = Run(path, config, load_model(path / "model.keras"), {})
+    run = Run(path, config, writer.whole, {})
     if softmax_head(run.model):
         run = evaluation.calibrate(run)
+    else:
+        run = dataclasses.replace(run, model=load_model(path / "model.keras"))
     metrics = {
         "test": evaluation.score(run.model, source.tests(), source.task),
         "training": _training_facts(config, writer),
@@ -143,7 +147,7 @@ def resumed_config(config: TrainConfig) -> TrainConfig:
         FileNotFoundError: if there is no run.
         ValueError: if another option differs, or there would be fewer epochs.
     """
-    _check_config("resumed_config", config)
+    check_kind("resumed_config: `config`", config, TrainConfig, "a TrainConfig")
     if config.run_dir is None:
         raise ValueError("run_dir: expected the run to resume; received None.")
     stored = load_config(Path(config.run_dir))
@@ -209,7 +213,7 @@ def import_torch(file: str | Path, config: TrainConfig) -> tuple[Run, Report]:
         FileExistsError: if the run directory exists.
         ConnectionError: if the data set, which says how large images are, cannot be had.
     """
-    _check_config("import_torch", config)
+    check_kind("import_torch: `config`", config, TrainConfig, "a TrainConfig")
     state_dict = read_state_dict(file)
     source = open_source(config)
     with Runtime("float32", "one-device").scope():
@@ -221,13 +225,12 @@ def import_torch(file: str | Path, config: TrainConfig) -> tuple[Run, Report]:
     return Run(path, config, model, {}), report
 
 
-def _fit(model, config, source, runtime, path, checkpoint) -> RunWriter:
+def _fit(model, config, source, runtime, path, checkpoint, adopted) -> RunWriter:
     """Trains from a checkpoint, or from the start, to the end."""
-    if config.init_from and (config.freeze or not checkpoint):
-        names = adopt_weights(model, load_run(config.init_from).model)
+    if adopted:
         kept = ", which stay as they are" if config.freeze else ""
-        print(f"start     from {config.init_from}: {', '.join(names)}{kept}", flush=True)
-        for name in names if config.freeze else ():
+        print(f"start     from {config.init_from}: {', '.join(adopted)}{kept}", flush=True)
+        for name in adopted if config.freeze else ():
             model.get_layer(name).trainable = False
     objective = objective_for(source.task)
     anywhere = runtime.on_any_worker if runtime.num_workers > 1 else None

@@ -115,13 +115,16 @@ def paths_in(arguments):
                 )
 
 
-def tried(case, data, ends_well):
-    """Calls the function of an entry of `CASES` with arguments that are drawn for it."""
+def tried(case, data, ends_well, also=()):
+    """Calls the function of an entry of `CASES` with arguments that are drawn for it.
+
+    Its errors may name one of `also` in place of an argument.
+    """
     function, strategy = case
     arguments = data.draw(strategy)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # hostile numbers overflow; what counts is how it ends
-        ends_well(lambda: function(**arguments), *arguments, *paths_in(arguments))
+        ends_well(lambda: function(**arguments), *arguments, *paths_in(arguments), *also)
 
 
 def examples(number):

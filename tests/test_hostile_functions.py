@@ -240,6 +240,7 @@ CASES = {
         task=Either(st.just({"type": "worker", "index": 0}), JSON),
     ),
 }  # fmt: skip
+# What errors name in place of an argument.
 NAMED_BY = {
     "workers.cluster_from_environment": ["TF_CONFIG"],
     "config.TrainConfig.from_json": ["config"],
@@ -250,16 +251,11 @@ NAMED_BY = {
 }
 
 
-def named(name, ends_well):
-    """`ends_well` for a function whose errors name something else than its arguments."""
-    return lambda call, *names: ends_well(call, *names, *NAMED_BY.get(name, ()))
-
-
 @pytest.mark.parametrize("name", CASES)
 @given(data=st.data())
 @examples(10)
 def test_arguments(name, data, ends_well):
-    tried(CASES[name], data, named(name, ends_well))
+    tried(CASES[name], data, ends_well, NAMED_BY.get(name, ()))
 
 
 @pytest.mark.faults
@@ -268,7 +264,7 @@ def test_arguments(name, data, ends_well):
 @given(data=st.data())
 @examples(100)
 def test_many_arguments(name, data, ends_well):
-    tried(CASES[name], data, named(name, ends_well))
+    tried(CASES[name], data, ends_well, NAMED_BY.get(name, ()))
 
 
 INNER = {

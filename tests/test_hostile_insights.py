@@ -320,6 +320,7 @@ BUILT = {
         dropout=of(0.0, 0.5), lengths=of(False, hostile=st.just(True)), name=of("m", hostile=st.just("x")),
     ),
 }  # fmt: skip
+# What errors name in place of an argument.
 NAMED_BY = {
     "calibration.Calibration.from_json": ["calibration"],
     "calibration.calibration_facts": ["targets"],
@@ -335,16 +336,11 @@ NAMED_BY = {
 }
 
 
-def named(name, ends_well):
-    """`ends_well` for a function whose errors name something else than its arguments."""
-    return lambda call, *names: ends_well(call, *names, *NAMED_BY.get(name, ()))
-
-
 @pytest.mark.parametrize("name", CASES)
 @given(data=st.data())
 @examples(10)
 def test_arguments(name, data, ends_well):
-    tried(CASES[name], data, named(name, ends_well))
+    tried(CASES[name], data, ends_well, NAMED_BY.get(name, ()))
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -360,7 +356,7 @@ def test_arguments_of_models(name, data, ends_well):
 @given(data=st.data())
 @examples(100)
 def test_many_arguments(name, data, ends_well):
-    tried(CASES[name], data, named(name, ends_well))
+    tried(CASES[name], data, ends_well, NAMED_BY.get(name, ()))
 
 
 @pytest.mark.faults
