@@ -27,6 +27,7 @@ Encoder = Literal[
     "conv_pool",
     "small_cnn",
     "residual_cnn",
+    "paired_cnn",
     "vgg16",
     "resnet50",
     "mobilenet_v3_small",
@@ -269,6 +270,10 @@ class TrainConfig(ModelConfig):
     """Leave the layers taken from init_from as they are, and train the others: a first stage, after
     which a run from that run may train all."""
 
+    so_far: bool = False
+    """Learn the trend so far at every step too, not only that of the whole sequence (cnn_lstm on
+    trends, not bidirectional)."""
+
     optimizer: Literal["adam", "adadelta", "rmsprop", "sgd"] = "adam"
     """How gradients become steps; with Keras's settings, adadelta with PyTorch's."""
 
@@ -298,6 +303,11 @@ class TrainConfig(ModelConfig):
     distortion: float = 1.0
     """Strength of augment: 1 turns a frame by up to 12 degrees and shifts it by up to 8 % of its
     size; twice that is hard to read."""
+
+    elastic: float = 0.0
+    """Strength of elastic distortions, as of an unsteady hand, that augment adds to frames of
+    digits; 1 is usual, 0 is off (Simard et al., "Best Practices for Convolutional Neural Networks
+    Applied to Visual Document Analysis", 2003)."""
 
     validation_sequences: int = 2000
     """Natural sequences of validation digits for each validation, rounded up to whole batches."""
@@ -343,6 +353,17 @@ class TrainConfig(ModelConfig):
                     f"sampling: expected none without clips; received {self.sampling!r}. Give the "
                     "folder of clips with --data."
                 )
+        if self.elastic and self.data:
+            raise ValueError(
+                f"elastic: expected 0 with a folder of clips (--data), whose frames it would move "
+                f"apart; received {self.elastic}."
+            )
+        if self.so_far and (self.task != "trend" or self.model != "cnn_lstm" or self.bidirectional):
+            raise ValueError(
+                "so_far: expected off but for the task trend, with model cnn_lstm, not "
+                f"bidirectional; received True with task {self.task}, model {self.model}, "
+                f"bidirectional {self.bidirectional}."
+            )
         if self.freeze and not self.init_from:
             raise ValueError(
                 "freeze: expected off without init_from, which says where the layers to freeze "
@@ -420,6 +441,7 @@ _RANGES = (
     ("weight_decay", 0, 1),
     ("ema", 0, 0.99999),
     ("distortion", 0, 3),
+    ("elastic", 0, 3),
     ("checkpoint_steps", 1, 1e9),
     ("scan_size", 1, 10_000),
     ("dropout", 0, 0.999),

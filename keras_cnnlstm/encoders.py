@@ -12,7 +12,7 @@ import keras
 from keras import layers
 
 from keras_cnnlstm.arguments import is_whole, told
-from keras_cnnlstm.layers import BATCH_MOMENTUM, ResidualBlock
+from keras_cnnlstm.layers import BatchNormalization, ResidualBlock
 
 
 def conv_pool(filters: Sequence[int] = (32, 64), kernel_size: int = 3) -> keras.Sequential:
@@ -105,7 +105,7 @@ def residual_cnn(
             layers.Conv2D(first, 3, padding="same", use_bias=False, name="conv1"),
             # Before the normalisation, which then has a quarter of the positions to go through.
             layers.MaxPooling2D(2, name="pool1"),
-            layers.BatchNormalization(momentum=BATCH_MOMENTUM, name="norm1"),
+            BatchNormalization(name="norm1"),
             layers.ReLU(name="relu1"),
             ResidualBlock(first, name="block1"),
             *(ResidualBlock(f, 2, name=f"block{i}") for i, f in enumerate(others, start=2)),
@@ -115,6 +115,45 @@ def residual_cnn(
         ],
         name="residual_cnn",
     )
+
+
+def paired_cnn(filters: Sequence[int] = (24, 48, 96)) -> keras.Sequential:
+    """Two convolutions at each size of the image, the first two at its full size.
+
+    For each entry of `filters` Conv-BatchNorm-ReLU twice, with a max-pooling of 2 before the second
+    normalisation but for the last entry; then the average over all positions. Pairs of 3x3
+    convolutions are those of Simonyan and Zisserman, "Very Deep Convolutional Networks for
+    Large-Scale Image Recognition", ICLR 2015, table 1, column B. Strokes of a pixel or two are read
+    best at full size, which takes twice the arithmetic of `residual_cnn`.
+
+    Args:
+        filters: output channels of both convolutions at each size, each size half the one before.
+
+    Returns:
+        An unbuilt `keras.Sequential`; frames of (28, 28, 1) become vectors of 96 numbers.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    _check_sizes("paired_cnn", filters)
+    stack: list[keras.Layer] = []
+    for i, channels in enumerate(filters, start=1):
+        for part in "ab":
+            name = f"{i}{part}"
+            stack.append(
+                layers.Conv2D(
+                    channels,
+                    3,
+                    padding="same",
+                    use_bias=False,  # the normalisation has one
+                    kernel_initializer="he_normal",
+                    name=f"conv{name}",
+                )
+            )
+            if part == "b" and i < len(filters):
+                stack.append(layers.MaxPooling2D(2, name=f"pool{i}"))
+            stack += [BatchNormalization(name=f"norm{name}"), layers.ReLU(name=f"relu{name}")]
+    return keras.Sequential([*stack, layers.GlobalAveragePooling2D(name="pool")], name="paired_cnn")
 
 
 def conv1d(
@@ -172,6 +211,7 @@ ENCODERS: dict[str, Callable[..., keras.Layer]] = {
     "conv_pool": conv_pool,
     "small_cnn": small_cnn,
     "residual_cnn": residual_cnn,
+    "paired_cnn": paired_cnn,
     "conv1d": conv1d,
 }
 """Encoders by name, as `cnn_lstm(encoder=...)` takes them, and `--encoder` those of images."""

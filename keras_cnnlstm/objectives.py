@@ -12,10 +12,11 @@ from keras_cnnlstm.arguments import check_kind
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.describer import describer
 from keras_cnnlstm.models import MODELS
+from keras_cnnlstm.prefixes import last_step_accuracy
 from keras_cnnlstm.pretrained import PRETRAINED, pretrained, unfreeze
 from keras_cnnlstm.scanners import read_text
 from keras_cnnlstm.sentences import Description
-from keras_cnnlstm.tasks import Classes, Digits, Label, RunningSum, Task, Text
+from keras_cnnlstm.tasks import Classes, Digits, Label, RunningSum, Task, Text, TrendSoFar
 from keras_cnnlstm.vocabulary import END, PADDING
 
 # Options that not every model takes: their names in TrainConfig and in the builder.
@@ -85,6 +86,12 @@ def objective_for(task: Task) -> Objective:
             ),
             keras.metrics.MeanMetricWrapper(sentence_accuracy, name="accuracy"),
         )
+    if isinstance(task, TrendSoFar):
+        return Objective(
+            keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight"),
+            keras.metrics.MeanMetricWrapper(last_step_accuracy, name="accuracy"),
+            recall=ClassRecall(task.num_classes, last_step=True),
+        )
     return Objective(
         keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight"),
         keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
@@ -100,6 +107,7 @@ class ClassRecall(keras.metrics.Metric):
 
     Args:
         num_classes: how many classes there are.
+        last_step: of targets `(B, T)` and answers `(B, T, num_classes)` only the last steps count.
         name: the metric's name.
 
     Example:
@@ -110,15 +118,23 @@ class ClassRecall(keras.metrics.Metric):
     (0.75, [0.5, 1.0, None])
     """
 
-    def __init__(self, num_classes: int, name: str = "macro_recall", **options: Any):
+    def __init__(
+        self,
+        num_classes: int,
+        last_step: bool = False,
+        name: str = "macro_recall",
+        **options: Any,
+    ):
         super().__init__(name=name, **options)
-        self.num_classes = num_classes
+        self.num_classes, self.last_step = num_classes, last_step
         self.right = self.add_variable((num_classes,), "zeros", name="right")
         self.count = self.add_variable((num_classes,), "zeros", name="count")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Adds targets `(...)`, answers `(..., num_classes)`, and what each of them counts."""
         y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+        if self.last_step:
+            y_true, y_pred = y_true[:, -1], y_pred[:, -1]
         classes = ops.one_hot(ops.reshape(y_true, (-1,)), self.num_classes, dtype=self.dtype)
         answers = ops.argmax(ops.reshape(y_pred, (-1, self.num_classes)), axis=-1)
         if sample_weight is not None:
@@ -141,7 +157,11 @@ class ClassRecall(keras.metrics.Metric):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, for Keras to make it again."""
-        return {**super().get_config(), "num_classes": self.num_classes}
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "last_step": self.last_step,
+        }
 
 
 @keras.saving.register_keras_serializable(package="keras_cnnlstm")

@@ -30,7 +30,7 @@ from keras_cnnlstm.pipeline import batches, described
 from keras_cnnlstm.runs import Run, read_classes, read_vocabulary
 from keras_cnnlstm.sentences import Caption, Captions, Description, Sentence
 from keras_cnnlstm.splits import Split, read_split, split_clips, write_split
-from keras_cnnlstm.tasks import TASKS, Classes, Digits, Label, Task, Trend
+from keras_cnnlstm.tasks import TASKS, Classes, Digits, Label, Task, Trend, TrendSoFar
 from keras_cnnlstm.vocabulary import Vocabulary
 
 # Negative, so that no training run draws the same sequences.
@@ -48,6 +48,7 @@ class DigitSource:
 
     Attributes:
         task: what is asked of a sequence, with as many digits as the images have classes.
+        lesson: what is learned: the task, or more than it.
         splits: the images.
         steps_per_epoch: training batches from one validation to the next.
 
@@ -59,6 +60,9 @@ class DigitSource:
     def __init__(self, config: TrainConfig):
         self.splits: DigitSplits = load_digits(config.dataset, config.data_dir)
         self.task = digit_task(config, self.splits.train)
+        self.lesson = self.task
+        if config.so_far:
+            self.lesson = TrendSoFar(self.task.length, self.task.num_digits)
         self.steps_per_epoch = config.steps_per_epoch
         self._config = config
 
@@ -77,23 +81,27 @@ class DigitSource:
         config = self._config
         return batches(
             self.splits.train,
-            self.task,
+            self.lesson,
             batch_size=config.batch_size,
             seed=config.seed,
             balance=config.balance,
             augment=config.augment * config.distortion,
+            elastic=config.augment * config.elastic,
             start=start,
             rows=rows,
         )
 
-    def validation(self, *, rows: slice | None = None) -> tf.data.Dataset:
-        """The batches of each validation, whole ones if sequences are drawn; of each these rows."""
+    def validation(self, *, rows: slice | None = None, lesson: bool = False) -> tf.data.Dataset:
+        """The batches of each validation, whole ones if sequences are drawn; of each these rows.
+
+        With the targets of the task, or of the lesson.
+        """
         size = self._config.batch_size or 1
         images = self.splits.validation
         count = len(images) if isinstance(self.task, Label) else self._config.validation_sequences
         return batches(
             images,
-            self.task,
+            self.lesson if lesson else self.task,
             batch_size=size,
             seed=_VALIDATION_SEED,
             balance=0.0,
@@ -196,6 +204,7 @@ class ClipSource:
             names = {} if config.task == "sentence" else dict.fromkeys(read_classes(run))
         self._sentences = clip_sentences(config.data) if config.task == "sentence" else None
         self.task: Task = self._task(names, run)
+        self.lesson = self.task
         self.steps_per_epoch = config.steps_per_epoch or math.ceil(
             len(self.split.train) / (config.batch_size or 1)
         )
@@ -267,7 +276,7 @@ class ClipSource:
             rows=rows,
         )
 
-    def validation(self, *, rows: slice | None = None) -> tf.data.Dataset:
+    def validation(self, *, rows: slice | None = None, lesson: bool = False) -> tf.data.Dataset:
         """The batches of each validation, each clip once; of each batch these rows."""
         return self._batches(self.split.validation, features=self._features, rows=rows)
 

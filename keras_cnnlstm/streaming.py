@@ -50,7 +50,7 @@ def step_model(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: if the model cannot be streamed; the message says which layer and why.
     """
-    chain = _chain(model)
+    chain = chain_of(model)
     whole = _frames_of(model)
     frame = keras.Input(whole.shape[2:], dtype=whole.dtype, name="frame")
     inputs = {"frame": frame}
@@ -292,7 +292,7 @@ class FrameStream:
         self._step = 0
 
 
-def _chain(model):
+def chain_of(model):
     """The layers of a model from its input to its output; refuses a graph that is no chain."""
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not inputs or not outputs:

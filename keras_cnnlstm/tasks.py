@@ -256,14 +256,36 @@ class Trend:
         Raises:
             ValueError: if `digits` has another shape (or, in NumPy, dtype or range).
         """
+        return self.targets_so_far(digits, xp=xp)[:, -1]
+
+    def targets_so_far(self, digits: Array, *, xp: ModuleType = np) -> Array:
+        """The class of the first digit, of the first two, ... and of the whole sequence.
+
+        The same classes: of fewer digits only the first ones occur, and one digit is constant.
+
+        Args:
+            digits: as for `targets`.
+            xp: array namespace, `numpy` or `tf.experimental.numpy`.
+
+        Returns:
+            `(B, T)` int64.
+
+        Raises:
+            ValueError: as `targets`.
+
+        Example:
+
+        >>> Trend(length=4).targets_so_far(np.array([[7, 3, 8, 2]])).tolist()
+        [[0, 2, 4, 6]]
+        """
         if xp is np:
             digits = _checked_digits(self, digits)
         table = self.next_state.reshape(-1)
-        state = xp.zeros_like(digits[:, 0])  # (B,)
+        states = [xp.zeros_like(digits[:, 0])]  # (B,) each
         for t in range(1, self.length):
             sign = xp.sign(digits[:, t] - digits[:, t - 1])
-            state = xp.take(table, state * 3 + sign + 1)
-        return state
+            states.append(xp.take(table, states[-1] * 3 + sign + 1))
+        return xp.stack(states, axis=1)
 
     def counts(self) -> list[int]:
         """How many of the `num_digits ** length` combinations each class has, exactly."""
@@ -410,6 +432,18 @@ class Trend:
         return labels.astype(np.int64)
 
 
+class TrendSoFar(Trend):
+    """The trend of the digits so far: one class per step, the last being that of `Trend`.
+
+    What a model that is asked for the trend may learn from, too: the answers along the way say
+    which steps rose and which fell, and still no digit is told.
+    """
+
+    def targets(self, digits: Array, *, xp: ModuleType = np) -> Array:
+        """The class at each step: `(B, T)` int64, as `targets_so_far`."""
+        return self.targets_so_far(digits, xp=xp)
+
+
 @dataclass(frozen=True)
 class Classes:
     """Which of some named classes a clip belongs to: one class of the whole sequence.
@@ -450,7 +484,7 @@ class Classes:
 
 
 Task = Trend | Digits | Classes
-"""Any of them: `Digits` stands for its subclasses too."""
+"""Any of them: `Trend` and `Digits` stand for their subclasses too."""
 
 TASKS: dict[str, type] = {
     "trend": Trend,

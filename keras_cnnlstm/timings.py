@@ -1,8 +1,13 @@
-"""How long a model takes for a sequence, on this machine."""
+"""How long calls take on this machine: interleaved in one process, as medians with their spread.
+
+Calls that are compared take turns, so that a busy machine slows all of them alike; ratios are
+medians of the ratios of each turn.
+"""
 
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -10,6 +15,88 @@ import numpy as np
 from keras_cnnlstm.arguments import as_array, check_kind, check_whole, told
 
 _ENOUGH = 3.0  # seconds for each batch size, after the first call
+
+
+class Row(NamedTuple):
+    """One measurement of a benchmark."""
+
+    section: str
+    """What was compared, such as "train step, B=64, T=4"."""
+
+    name: str
+    """Which of those compared, such as "stock Keras, one wrapper per layer, float32"."""
+
+    value: float
+    """The figure; of timings the median."""
+
+    unit: str = "s"
+    """Of the figure: "s", "bytes", "FLOP/s", "nodes", ..."""
+
+    low: float | None = None
+    """The lower quartile, of what was measured several times."""
+
+    high: float | None = None
+    """The upper quartile."""
+
+    ratio: float | None = None
+    """How many times as fast as what the remark names, the median over the turns."""
+
+    remark: str = ""
+    """What the figure is compared with, or means."""
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], repeats: int, *, block: int = 4
+) -> dict[str, list[float]]:
+    """Times several calls in turn, in blocks, so that each finds its own data in the caches.
+
+    Args:
+        calls: what to time, by name.
+        repeats: turns that count; two before them do not.
+        block: timed calls in a row, after one that is not timed.
+
+    Returns:
+        Seconds of one call, a number for each turn that counts, by name.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 2):
+        for name, call in calls.items():
+            call()
+            start = time.perf_counter()
+            for _ in range(block):
+                call()
+            if turn >= 2:
+                seconds[name].append((time.perf_counter() - start) / block)
+    return seconds
+
+
+def times_as_fast(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """The median over the turns of how many times `fast` goes into `slow`."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def timing_row(
+    section: str,
+    name: str,
+    seconds: Sequence[float],
+    *,
+    than: tuple[str, Sequence[float]] | None = None,
+    remark: str = "",
+) -> Row:
+    """A row of the median and the quartiles of some seconds.
+
+    Args:
+        section: as in `Row`.
+        name: as in `Row`.
+        seconds: of one call, one for each turn.
+        than: the name and the seconds of what the row is compared with.
+        remark: said in place of what it is compared with.
+    """
+    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
+    if than is None:
+        return Row(section, name, median, "s", low, high, None, remark)
+    ratio = times_as_fast(than[1], seconds)
+    return Row(section, name, median, "s", low, high, ratio, remark or f"as fast as {than[0]}")
 
 
 def seconds_per_sequence(

@@ -30,6 +30,7 @@ from keras_cnnlstm.objectives import (
     model_options,
     objective_for,
 )
+from keras_cnnlstm.prefixes import every_step_model
 from keras_cnnlstm.progress import Progress
 from keras_cnnlstm.run_writer import RunWriter, stopping
 from keras_cnnlstm.runs import Run, load_config, load_model, load_run, new_run_dir, save_model
@@ -232,7 +233,7 @@ def _fit(model, config, source, runtime, path, checkpoint, adopted) -> RunWriter
         print(f"start     from {config.init_from}: {', '.join(adopted)}{kept}", flush=True)
         for name in adopted if config.freeze else ():
             model.get_layer(name).trainable = False
-    objective = objective_for(source.task)
+    objective = objective_for(source.lesson)
     anywhere = runtime.on_any_worker if runtime.num_workers > 1 else None
     names = source.task.class_names
     writer = RunWriter(
@@ -242,7 +243,7 @@ def _fit(model, config, source, runtime, path, checkpoint, adopted) -> RunWriter
     compile_model(model, config, objective)
     steps = config.steps_per_epoch
     rows = runtime.rows(config.batch_size)
-    validation = source.validation(rows=rows)
+    validation = source.validation(rows=rows, lesson=True)
     callbacks = _tensorboard(config, writer, validation) if config.tensorboard else [writer]
     if checkpoint:
         runtime.check_same("the checkpoint", str(checkpoint.step))
@@ -278,7 +279,12 @@ def _tensorboard(config, writer, validation):
 
 
 def _trained_part(model, config, source):
-    """The model; or its layers over time alone, if a frozen encoder's answers are in the cache."""
+    """The model; or one of its layers that answers at each step, as the lesson wants it.
+
+    Or its layers over time alone, if a frozen encoder's answers are in the cache.
+    """
+    if config.so_far:
+        return every_step_model(model)
     if not config.data or not config.cache or config.augment or config.flip:
         return model
     if config.model == "describer":  # no chain of layers: the words come in beside the frames

@@ -19,9 +19,9 @@ RANKS = {
     "runtime": 3, "sentences": 2, "clips": 3, "scanners": 3, "framewise": 3, "moving_digits": 3,
     "splits": 4, "leakage": 4, "clip_report": 4, "clip_cache": 4, "models": 4, "endpoints": 4,
     "describer": 4, "decoding": 5, "captions": 5, "runs": 5, "parity": 5, "streaming": 5,
-    "objectives": 5, "memory": 5,
+    "objectives": 7, "memory": 5, "prefixes": 6, "recipes": 2,
     "clip_batches": 5, "clip_checks": 5, "features": 5,
-    "run_writer": 6, "sources": 6, "predictors": 6, "converters": 6,
+    "run_writer": 8, "sources": 6, "predictors": 6, "converters": 6,
     "digit_reader": 4, "baselines": 7, "mistakes": 7, "report_facts": 8, "report_page": 9,
     "findings": 9, "report": 10,
     "evaluation": 11,
@@ -31,7 +31,7 @@ RANKS = {
     "cli": 14,
 }  # fmt: skip
 WITH_TENSORFLOW = {
-    "tensorboard_images", "progress", "pipeline", "clip_batches", "sources", "workers",
+    "layers", "tensorboard_images", "progress", "pipeline", "clip_batches", "sources", "workers",
     "replicas", "runtime", "scores",
     "class_maps", "baselines", "findings", "evaluation", "training", "cli", "artefacts",
     "endpoints", "parity", "converters", "export",

@@ -57,6 +57,10 @@ def test_the_task_follows_the_model_and_the_lengths_follow_the_task():
         ({"sampling": "first"}, "sampling: expected none without clips; received 'first'"),
         ({"data": "x", "stride": 2}, "stride: expected 1 with sampling segments; received 2"),
         ({"task": "digits", "balance": 0.5}, "balance: expected 0 for the task digits"),
+        ({"so_far": True, "task": "digits"}, "so_far: expected off but for the task trend"),
+        ({"so_far": True, "model": "flat_mlp"}, "so_far: .* model flat_mlp"),
+        ({"so_far": True, "bidirectional": True}, "so_far: .* bidirectional True"),
+        ({"data": "x", "elastic": 1.0}, r"elastic: expected 0 with a folder of clips .* 1.0"),
     ],
 )
 def test_options_that_do_not_fit_the_task(options, message):

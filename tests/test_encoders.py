@@ -5,8 +5,9 @@ import re
 import keras
 import numpy as np
 import pytest
+from scipy.ndimage import correlate
 
-from keras_cnnlstm.encoders import ENCODERS, conv1d, residual_cnn
+from keras_cnnlstm.encoders import ENCODERS, conv1d, paired_cnn, residual_cnn
 
 POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
 FRAMES = dict.fromkeys(ENCODERS, (28, 28, 1)) | {"conv1d": (400, 1)}
@@ -22,7 +23,9 @@ def frames(shape, batch=2):
 
 @pytest.mark.parametrize("name", ENCODERS)
 class TestContract:
-    SIZES = {"conv_pool": 3136, "small_cnn": 576, "residual_cnn": 96, "conv1d": 64}  # noqa: RUF012
+    SIZES = {  # noqa: RUF012
+        "conv_pool": 3136, "small_cnn": 576, "residual_cnn": 96, "paired_cnn": 96, "conv1d": 64,
+    }  # fmt: skip
 
     def test_turns_frames_into_vectors(self, name):
         assert ENCODERS[name]()(frames(FRAMES[name])).shape == (2, self.SIZES[name])
@@ -79,6 +82,44 @@ class TestResidualCNN:
     def test_bad_arguments(self, filters, pooling, received):
         with pytest.raises(ValueError, match=f"residual_cnn: `filters` must .*received {received}"):
             residual_cnn(filters, pooling=pooling)
+
+
+class TestPairedCNN:
+    def test_equals_convolutions_of_scipy(self):
+        """After one batch in training, by which scales and averages differ from the first ones."""
+        x = frames((9, 7, 2))
+        encoder = paired_cnn((3, 4))
+        encoder(x, training=True)
+        maps = x.astype(float)
+        for i in (1, 2):
+            for part in "ab":
+                kernel = numpy(encoder.get_layer(f"conv{i}{part}").kernel)
+                maps = np.stack(
+                    [
+                        sum(
+                            correlate(maps[..., c], kernel[None, :, :, c, f], mode="constant")
+                            for c in range(maps.shape[-1])
+                        )
+                        for f in range(kernel.shape[-1])
+                    ],
+                    axis=-1,
+                )
+                if (i, part) == (1, "b"):  # 9x7 -> 4x3, the odd line and column left out
+                    maps = maps[:, :8, :6].reshape(2, 4, 2, 3, 2, -1).max((2, 4))
+                gamma, beta, mean, var = map(numpy, encoder.get_layer(f"norm{i}{part}").weights)
+                maps = np.maximum(0, gamma * (maps - mean) / np.sqrt(var + 1e-3) + beta)
+        np.testing.assert_allclose(numpy(encoder(x)), maps.mean((1, 2)), atol=1e-5)
+
+    def test_sizes_halve_between_pairs(self):
+        encoder = paired_cnn((4, 8, 12))
+        assert encoder(frames((28, 28, 1))).shape == (2, 12)
+        sizes = [layer.output.shape[1] for layer in encoder.layers if "conv" in layer.name]
+        assert sizes == [28, 28, 14, 14, 7, 7]
+
+    @pytest.mark.parametrize("filters", [(), (0,), 3])
+    def test_bad_arguments(self, filters):
+        with pytest.raises(ValueError, match="paired_cnn: `filters` must be positive"):
+            paired_cnn(filters)
 
 
 def lines_by_hand(weights, lines, pool_size, pooling):

@@ -125,7 +125,8 @@ CASES = {
     "pipeline.digit_sequences": call(
         pipeline.digit_sequences, images=of(IMAGES), task=of(tasks.Trend(3), tasks.Digits(2)),
         batch_size=of(1, 4), seed=of(0, -3), balance=of(None, 0.5),
-        num_sequences=of(None, 5), augment=of(False, True, 0.5), start=of(0, 3),
+        num_sequences=of(None, 5), augment=of(False, True, 0.5),
+        elastic=of(0.0, 0.5), start=of(0, 3),
     ),
     "pipeline.digit_strips": call(
         pipeline.digit_strips, images=of(IMAGES), task=of(tasks.Text(3)),
@@ -254,6 +255,7 @@ CASES = {
     "encoders.conv_pool": call(encoders.conv_pool, filters=of((2,), (2, 3)), kernel_size=of(3)),
     "encoders.small_cnn": call(encoders.small_cnn, filters=of((2,), (2, 3)), kernel_size=of(3)),
     "encoders.residual_cnn": call(encoders.residual_cnn, filters=of((2,), (2, 3))),
+    "encoders.paired_cnn": call(encoders.paired_cnn, filters=of((2,), (2, 3))),
     "encoders.conv1d": call(
         encoders.conv1d, filters=of((2,), (2, 3)), kernel_size=of(3), pool_size=of(2),
         pooling=of("max", "flatten"),

@@ -41,6 +41,7 @@ from keras_cnnlstm import (
     models,
     moving_digits,
     predictors,
+    prefixes,
     pretrained,
     runs,
     runtime,
@@ -219,6 +220,7 @@ CASES = {
     "state_dicts.write_state_dict": call(
         state_dicts.write_state_dict, path=of("/dev/null/x.safetensors"), state_dict=Either(st.builds(state_dict), DICT | ANYTHING)
     ),
+    "prefixes.every_step_model": call(prefixes.every_step_model, model=model_of(toy)),
     "streaming.step_model": call(streaming.step_model, model=model_of(toy)),
     "torch_weights.load_torch": call(
         torch_weights.load_torch, model=model_of(toy), state_dict=Either(st.builds(state_dict), DICT | ANYTHING)
@@ -270,19 +272,20 @@ def test_many_arguments(name, data, ends_well):
 INNER = {
     "say what `as_json` answered": ["answers.as_text", "answers.headline"],
     "take what loaded, or what another function of the package made": [
-        "artefacts.answer", "artefacts.is_version", "artefacts.required", "benchmark.interleaved",
-        "benchmark.stock_cnn_lstm", "calibration.facts_as_text", "checkpoints.restore_checkpoint",
+        "artefacts.answer", "artefacts.is_version", "artefacts.required", 
+        "benchmark.stock_cnn_lstm", "streaming.chain_of", "calibration.facts_as_text", "checkpoints.restore_checkpoint",
         "checkpoints.save_checkpoint", "clip_cache.fingerprint", "clip_cache.read_chosen",
         "features.encode_images", "features.fingerprint", "frames.fit_image", "frames.is_image",
         "frames.natural_order", "frames.opened_image", "layer_weights.weighted_layers",
         "leakage.image_pixels", "leakage.is_blank", "leakage.native_frames",
-        "leakage.pixel_digest", "leakage.progress_line", "pipeline.batches", "pipeline.described",
-        "pipeline.distorted", "plots.save_figure", "pretrained.leaf_layers", "runs.new_run_dir",
+        "leakage.pixel_digest", "leakage.progress_line", "pipeline.batches", "pipeline.bent", "pipeline.described",
+        "pipeline.distorted", "plots.save_figure", "prefixes.last_step_accuracy", "pretrained.leaf_layers", "runs.new_run_dir",
         "runs.read_vocabulary", "runs.save_model", "run_writer.stopping",
         "scores.accuracy_by_length", "scores.score_answers", "scores.summary", "sentences.shifted",
         "sources.digit_task", "sources.write_example", "splits.listed",
         "state_dicts.checked_arrays", "state_dicts.is_counter", "state_dicts.natural",
-        "state_dicts.torch_modules", "stratification.stratify",
+        "state_dicts.torch_modules", "stratification.stratify", "timings.interleaved",
+        "timings.times_as_fast", "timings.timing_row",
     ],
     "tell what a report found out about a run": [
         "baselines.bag_of_frames", "baselines.majority", "baselines.oracle",

@@ -6,8 +6,8 @@ import pytest
 from keras import layers
 
 from keras_cnnlstm.layers import (
-    BATCH_MOMENTUM,
     LSTM,
+    BatchNormalization,
     ImageToSequence,
     LengthMask,
     ResidualBlock,
@@ -560,12 +560,10 @@ class TestResidualBlock:
         y = numpy(block(x, training=True))
         assert np.abs(y - numpy(block(x))).max() > 1e-2
         maps = numpy(block.conv1(x)).reshape(-1, 3)
-        np.testing.assert_allclose(
-            numpy(block.norm1.moving_mean), (1 - BATCH_MOMENTUM) * maps.mean(0), atol=1e-5
-        )
+        np.testing.assert_allclose(numpy(block.norm1.moving_mean), 0.1 * maps.mean(0), atol=1e-5)
         np.testing.assert_allclose(
             numpy(block.norm1.moving_variance),
-            BATCH_MOMENTUM + (1 - BATCH_MOMENTUM) * maps.var(0),
+            0.9 + 0.1 * maps.var(0),
             rtol=1e-4,
         )
 
@@ -598,3 +596,86 @@ class TestResidualBlock:
     def test_bad_arguments(self, arguments, message):
         with pytest.raises(ValueError, match=f"`filters` must be 1 or more.* 1 or 2; {message}"):
             ResidualBlock(*arguments)
+
+
+class TestBatchNormalization:
+    """Against Keras's own layer, which computes mean and variance by themselves."""
+
+    @staticmethod
+    def pair(**options):
+        pair = BatchNormalization(**options), layers.BatchNormalization(momentum=0.9, **options)
+        for layer in pair:
+            layer.build((None, 5, 4, 3))
+        weights = np.random.default_rng(1).uniform(0.5, 2, (4, 3)).astype("float32")
+        for layer in pair:
+            layer.set_weights(list(weights))
+        return pair
+
+    @staticmethod
+    def images():
+        return np.random.default_rng(0).normal(3, 2, (6, 5, 4, 3)).astype("float32")
+
+    @pytest.mark.parametrize("policy", POLICIES, indirect=True)
+    def test_answers_and_averages_are_those_of_the_stock_layer(self, policy):
+        (ours, stock), x = self.pair(), self.images()
+        tolerance = 1e-5 if policy == "float32" else 3e-2
+        for training in (True, False):
+            y, expected = numpy(ours(x, training=training)), numpy(stock(x, training=training))
+            np.testing.assert_allclose(y, expected, atol=tolerance, rtol=tolerance)
+        for mine, theirs in zip(ours.get_weights(), stock.get_weights(), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5)
+
+    @pytest.mark.skipif(not TENSORFLOW, reason="of the operation that TensorFlow has")
+    def test_gradients_are_those_of_the_stock_layer(self):
+        import tensorflow as tf
+
+        x, found = tf.constant(self.images()), []
+        towards = tf.constant(np.random.default_rng(2).normal(size=x.shape), tf.float32)
+        for layer in self.pair():
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = tf.reduce_sum(layer(x, training=True) * towards)
+            found.append(tape.gradient(loss, [x, layer.gamma.value, layer.beta.value]))
+        for mine, theirs in zip(*found, strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+    @pytest.mark.skipif(not TENSORFLOW, reason="of the operation that TensorFlow has")
+    def test_in_training_it_is_one_operation(self):
+        import tensorflow as tf
+
+        def operations(**call):
+            layer = self.pair()[0]
+            function = tf.function(lambda x: layer(x, **call)).get_concrete_function(
+                tf.TensorSpec((None, 5, 4, 3))
+            )
+            return {operation.type for operation in function.graph.get_operations()}
+
+        assert "FusedBatchNormV3" in operations(training=True)
+        assert "FusedBatchNormV3" not in operations(training=False)
+
+    @pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False}, {"axis": 1}])
+    def test_what_the_operation_cannot_do_is_left_to_the_stock_layer(self, options):
+        ours, stock = BatchNormalization(**options), layers.BatchNormalization(**options)
+        stock.momentum, x = 0.9, self.images()
+        mask = np.ones(x.shape[:-1], bool)
+        mask[2:] = False
+        given = {} if options else {"mask": mask}
+        y, expected = ours(x, training=True, **given), stock(x, training=True, **given)
+        np.testing.assert_allclose(numpy(y), numpy(expected), atol=1e-5)
+        for mine, theirs in zip(ours.get_weights(), stock.get_weights(), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5)
+
+    def test_frozen_it_answers_by_its_averages_and_keeps_them(self):
+        (ours, _), x = self.pair(), self.images()
+        ours.trainable = False
+        before = ours.get_weights()
+        np.testing.assert_array_equal(numpy(ours(x, training=True)), numpy(ours(x)))
+        for mine, theirs in zip(ours.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+    def test_saves_and_loads(self, tmp_path):
+        model = keras.Sequential([keras.Input((5, 4, 3)), BatchNormalization(momentum=0.7)])
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+        assert type(loaded.layers[0]) is BatchNormalization
+        assert loaded.layers[0].momentum == 0.7

@@ -2,12 +2,19 @@
 
 import numpy as np
 import pytest
-from scipy.ndimage import affine_transform
+from scipy.interpolate import BSpline
+from scipy.ndimage import affine_transform, map_coordinates
 from scipy.stats import binomtest, chisquare
 
 from keras_cnnlstm import pipeline
 from keras_cnnlstm.digits import LabeledImages
-from keras_cnnlstm.pipeline import batches, digit_sequences, digit_strips, labeled_images
+from keras_cnnlstm.pipeline import (
+    batches,
+    bent,
+    digit_sequences,
+    digit_strips,
+    labeled_images,
+)
 from keras_cnnlstm.tasks import Digits, Label, RunningSum, Text, Trend
 
 TASK = Trend(4)
@@ -400,6 +407,77 @@ class TestAugment:
             np.testing.assert_allclose(moved, centre, rtol=1e-5)
 
 
+class TestElastic:
+    """`bent` against SciPy's B-splines and its interpolation."""
+
+    def displaced(self, image, pulls):
+        """The image where each pixel is fetched from where splines over the knots say."""
+        knots = pulls.shape[-1]
+        spline = BSpline(np.arange(-2, knots + 2), np.eye(knots), 3)  # one bump around each knot
+        down, right = (spline(np.linspace(1, knots - 2, side)) for side in image.shape[:2])
+        moves = np.einsum("yk,dkl,xl->dyx", down, pulls.astype(float), right) * 0.12
+        y, x = np.indices(image.shape[:2]) + moves * np.array(image.shape[:2])[:, None, None]
+        return np.stack(
+            [
+                map_coordinates(image[..., c].astype(float), (y, x), order=1, mode="grid-constant")
+                for c in range(image.shape[-1])
+            ],
+            axis=-1,
+        )
+
+    def test_equals_scipy(self):
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (3, 28, 24, 2), np.uint8)
+        pulls = rng.uniform(-1.5, 1.5, (3, 2, 7, 7)).astype("float32")
+        found = np.asarray(bent(images, pulls)).astype(float)
+        for image, pull, answer in zip(images, pulls, found, strict=True):
+            expected = self.displaced(image, pull)
+            assert np.abs(expected - image).mean() > 10
+            np.testing.assert_allclose(answer, expected, atol=0.51)  # rounded
+
+    def test_without_a_pull_nothing_moves_and_an_equal_pull_shifts_all(self):
+        images = np.random.default_rng(0).integers(0, 256, (2, 25, 25, 1), np.uint8)
+        still = np.zeros((2, 2, 7, 7), "float32")
+        np.testing.assert_array_equal(bent(images, still), images)
+        still[:, 0] = 1 / 3  # of 12 % of 25 pixels: each is fetched from the one below
+        expected = np.pad(images[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0)))
+        np.testing.assert_allclose(bent(images, still), expected, atol=1)
+
+    def test_far_beyond_the_border_all_is_black(self):
+        images = np.full((1, 8, 8, 1), 200, np.uint8)
+        assert not np.any(bent(images, np.full((1, 2, 7, 7), 50, "float32")))
+
+    def test_how_far_pixels_move(self):
+        draws = np.random.default_rng(0).uniform(-1, 1, (500, 7, 7))
+        spline = pipeline._spline(28, 7)
+        np.testing.assert_allclose(spline.sum(1), 1, atol=1e-6)
+        moves = np.einsum("yk,nkl,xl->nyx", spline, draws, spline) * 0.12
+        assert np.sqrt((moves**2).mean()) == pytest.approx(0.035, abs=0.002)
+
+    @pytest.mark.parametrize("augment", [False, True])
+    def test_each_frame_is_bent_by_itself(self, coded_images, augment):
+        options = {"batch_size": 20, "seed": 3, "augment": augment}
+        plain, bent_ones, weaker = (
+            take(digit_sequences(coded_images, TASK, elastic=strength, **options), 2)
+            for strength in (0.0, 1.0, 0.1)
+        )
+        np.testing.assert_array_equal(bent_ones[1], plain[1])
+        moved = np.abs(bent_ones[0].astype(float) - plain[0]).mean((2, 3, 4))
+        assert (moved > 0).mean() > 0.9
+        assert np.abs(weaker[0].astype(float) - plain[0]).mean() < moved.mean() / 2
+
+    def test_depends_on_seed_and_step_alone(self, coded_images):
+        options = {"batch_size": 8, "seed": 3, "elastic": 1.0}
+        whole = take(digit_sequences(coded_images, TASK, **options), 3)[0]
+        rows = digit_sequences(coded_images, TASK, start=2, rows=slice(2, 5), **options)
+        np.testing.assert_array_equal(take(rows, 1)[0], whole[18:21])
+        images = {"batch_size": 4, "seed": 3, "elastic": 1.0}
+        single = take(labeled_images(coded_images, **images), 2)[0]
+        later = take(labeled_images(coded_images, start=1, **images), 1)[0]
+        np.testing.assert_array_equal(later, single[4:])
+        assert np.any(single != take(labeled_images(coded_images, batch_size=4, seed=3), 2)[0])
+
+
 def centre_of_mass(image):
     image = np.squeeze(image, -1)
     y, x = np.indices(image.shape)
@@ -413,6 +491,7 @@ def centre_of_mass(image):
         ({"balance": 1.5}, "`balance` must be 0 to 1; received 1.5"),
         ({"num_sequences": 0}, "`num_sequences` must be 1 or more, or None; received 0"),
         ({"start": -1}, "`start` must be 0 or more; received -1"),
+        ({"elastic": 4}, "`elastic` must be a strength, 0 to 3; received 4"),
     ],
 )
 def test_bad_arguments(coded_images, changes, message):
@@ -435,7 +514,8 @@ def test_nothing_to_balance(coded_images):
     [
         ({"batch_size": 0}, "labeled_images: `batch_size` must be 1 or more; received 0"),
         ({"start": -1}, "labeled_images: `start` must be 0 or more; received -1"),
-        ({"augment": True}, "labeled_images: `augment` needs a `seed`; received None"),
+        ({"augment": True}, "labeled_images: `augment` and `elastic` need a `seed`"),
+        ({"elastic": 1.0}, "labeled_images: `augment` and `elastic` need a `seed`"),
     ],
 )
 def test_bad_arguments_of_single_images(coded_images, changes, message):

@@ -21,11 +21,13 @@ from keras_cnnlstm.files import locked
 from keras_cnnlstm.runs import load_run
 from keras_cnnlstm.training import train
 
-# Dropout and the average of the weights have states of their own, batch normalisation too.
+# Dropout and the average of the weights have states of their own; the model that is trained is
+# another than the one that is saved.
 OPTIONS = {
     "length": 2, "encoder": "small_cnn", "lstm_units": (8,), "dropout": 0.3, "ema": 0.9,
     "epochs": 3, "steps_per_epoch": 6, "batch_size": 8, "checkpoint_steps": 4,
     "validation_sequences": 16, "test_sequences": 50, "precision": "float32",
+    "so_far": True, "elastic": 0.5,
 }  # fmt: skip
 
 

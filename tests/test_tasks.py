@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from keras_cnnlstm.tasks import TASKS, Classes, Digits, Label, RunningSum, Text, Trend
+from keras_cnnlstm.tasks import TASKS, Classes, Digits, Label, RunningSum, Text, Trend, TrendSoFar
 
 EXAMPLES = ["1111", "1234", "4321", "1542", "7138", "2715", "7382"]  # one of each class, in order
 
@@ -28,6 +28,23 @@ def test_targets_and_counts_equal_brute_force(length):
     targets = trend.targets(digits)
     assert [trend.class_names[t] for t in targets] == [trend_in_words(d) for d in digits.tolist()]
     assert np.bincount(targets, minlength=trend.num_classes).tolist() == trend.counts()
+
+
+@pytest.mark.parametrize("length", [2, 3, 4])
+def test_targets_so_far_are_those_of_each_beginning(length):
+    task, digits = TrendSoFar(length), all_digits(length)
+    targets = task.targets(digits)
+    assert targets.shape == (10**length, length)
+    for row, sequence in zip(targets, digits.tolist(), strict=True):
+        words = [trend_in_words(sequence[:end]) for end in range(1, length + 1)]
+        assert [task.class_names[t] for t in row] == words
+    np.testing.assert_array_equal(targets[:, -1], Trend(length).targets(digits))
+
+
+def test_the_trend_so_far_draws_the_digits_of_the_trend():
+    uniforms = np.random.default_rng(0).random((50, 6))
+    drawn = [task.draw(uniforms, balance=0.5) for task in (Trend(4), TrendSoFar(4))]
+    np.testing.assert_array_equal(*drawn)
 
 
 def test_reference_task():

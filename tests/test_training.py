@@ -149,9 +149,22 @@ def test_every_task_trains(options, plot, entry, tmp_path):
     assert len(examples) <= (3 if run.config.model == "cnn_lstm" else 1)
 
 
+def test_who_learns_the_trend_so_far_answers_the_trend(run, tmp_path):
+    config = short(tmp_path / "run", so_far=True, encoder="paired_cnn", epochs=1, steps_per_epoch=9)
+    found = train(config)
+    assert found.model.output_shape == run.model.output_shape
+    assert list(found.metrics["test"]) == list(run.metrics["test"])
+    (row,) = csv.DictReader((found.path / "history.csv").read_text().splitlines())
+    model = load_model(found.path / "model.keras")
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    validation = open_source(config).validation()
+    expected = model.evaluate(validation, verbose=0, return_dict=True)["accuracy"]
+    assert float(row["val_accuracy"]) == pytest.approx(expected)
+
+
 def test_tensorboard_logs_training_and_validation(tmp_path):
     pytest.importorskip("tensorboard")
-    run = train(short(tmp_path / "run", tensorboard=True, epochs=1))
+    run = train(short(tmp_path / "run", tensorboard=True, so_far=True, epochs=1))
     logs = {p.parent.name for p in (run.path / "tensorboard").rglob("events.out.*")}
     assert logs == {"train", "validation"}
 

@@ -1,0 +1,68 @@
+"""A model that answers once, made to answer after each step: of the same layers, to train it so.
+
+A label of the whole sequence says little of any one frame. If it is known what the answer would
+have been after each step, the loss can ask for all of them ("target replication" in Lipton et al.,
+"Learning to Diagnose with LSTM Recurrent Neural Networks", ICLR 2016, there of one and the same
+label). The model that is saved stays the one that answers at the end.
+"""
+
+import keras
+from keras import layers, ops
+
+from keras_cnnlstm.streaming import chain_of
+
+
+def every_step_model(model: keras.Model) -> keras.Model:
+    """The model that answers after each step, made of the same layers as `model`.
+
+    Nothing is copied: training one shows in the other. Its last answer is that of `model`.
+
+    Args:
+        model: a model from `frames (B, T, H, W, C)` whose layers form a chain with one LSTM or
+            more, the last of which returns its last output: `models.cnn_lstm` and its like, not
+            bidirectional.
+
+    Returns:
+        A model from the same frames to `(B, T, num_classes)`.
+
+    Raises:
+        ValueError: if the model's layers form no such chain.
+
+    Example:
+
+    >>> from keras_cnnlstm.models import cnn_lstm
+    >>> every_step_model(cnn_lstm()).output_shape
+    (None, 4, 7)
+    """
+    chain = chain_of(model)
+    recurrent = [layer for layer in chain if isinstance(layer, layers.LSTM)]
+    if not recurrent or recurrent[-1].return_sequences or recurrent[-1].go_backwards:
+        raise ValueError(
+            "every_step_model: `model` must read its frames in order by LSTMs, the last of which "
+            f"returns its last output; {model.name!r} does not. Build a cnn_lstm with "
+            "bidirectional=False."
+        )
+    x = model.inputs[0]
+    for layer in chain:
+        x = (_all_outputs(layer) if layer is recurrent[-1] else layer)(x)
+    return keras.Model(model.inputs[0], x, name=f"{model.name}_every_step")
+
+
+def _all_outputs(lstm):
+    """An LSTM with the cell, and so with the weights, of another, that returns all its outputs."""
+    config = {**lstm.get_config(), "return_sequences": True, "name": f"{lstm.name}_every_step"}
+    twin = type(lstm).from_config(config)
+    twin.cell = lstm.cell
+    return twin
+
+
+@keras.saving.register_keras_serializable(package="keras_cnnlstm")
+def last_step_accuracy(target, probabilities):
+    """Whether the answer at the last step is right: 1 or 0 for each, `(B,)` float32.
+
+    Args:
+        target: `(B, T)` integers.
+        probabilities: `(B, T, num_classes)`.
+    """
+    answers = ops.argmax(probabilities[:, -1], axis=-1)
+    return ops.cast(ops.equal(ops.cast(target[:, -1], answers.dtype), answers), "float32")

@@ -1,0 +1,79 @@
+"""The model that answers after each step: of the same weights, and right at each of them."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from keras_cnnlstm.models import bag_of_frames, cnn_lstm
+from keras_cnnlstm.prefixes import every_step_model, last_step_accuracy
+
+SHAPE = (4, 8, 8, 1)
+
+
+def frames(batch=3, time=4):
+    return np.random.default_rng(0).integers(0, 256, (batch, time, 8, 8, 1), np.uint8)
+
+
+@pytest.mark.parametrize("options", [{}, {"lstm_units": (5, 6), "dropout": 0.3}])
+def test_its_answer_at_a_step_is_that_of_the_model_for_the_frames_so_far(options):
+    model = cnn_lstm((None, *SHAPE[1:]), 5, encoder="small_cnn", **options)
+    answers = every_step_model(model)(frames())
+    assert answers.shape == (3, 4, 5)
+    for t in range(4):
+        expected = model(frames()[:, : t + 1])
+        np.testing.assert_allclose(answers[:, t], expected, atol=1e-5)
+
+
+def test_training_it_trains_the_model():
+    model = cnn_lstm(SHAPE, 5, encoder="small_cnn", lstm_units=(6,))
+    before = model.get_weights()
+    twin = every_step_model(model)
+    twin.compile("sgd", "sparse_categorical_crossentropy")
+    twin.train_on_batch(frames(), np.zeros((3, 4), int))
+    assert all(np.any(old != new) for old, new in zip(before, model.get_weights(), strict=True))
+    assert [w.path for w in twin.weights] == [w.path for w in model.weights]
+    np.testing.assert_allclose(twin(frames())[:, -1], model(frames()), atol=1e-6)
+
+
+def test_the_loss_at_early_steps_reaches_the_encoder():
+    """Of a sequence whose last frames are black, only the first answers tell of the first frame."""
+    model = cnn_lstm(SHAPE, 5, encoder="small_cnn", lstm_units=(6,))
+    weights = model.get_weights()
+    losses = []
+    for target in ([1, 0, 0, 0], [0, 0, 0, 0]):
+        model.set_weights(weights)
+        twin = every_step_model(model)
+        twin.compile("sgd", "sparse_categorical_crossentropy")
+        twin.train_on_batch(frames(1), np.array([target]))
+        losses.append(model.get_weights())
+    assert any(np.any(a != b) for a, b in zip(*losses, strict=True))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: cnn_lstm(SHAPE, 5, encoder="small_cnn", per_step=True),
+        lambda: keras.Sequential([keras.Input((4, 3)), keras.layers.Dense(2)]),
+        lambda: keras.Sequential([keras.Input((4, 3)), keras.layers.LSTM(2, go_backwards=True)]),
+        lambda: cnn_lstm(SHAPE, 5, encoder="small_cnn", bidirectional=True),
+    ],
+)
+def test_refuses_what_has_no_answers_on_the_way(model):
+    with pytest.raises(
+        ValueError, match=r"every_step_model: `model` must read its frames in order"
+    ):
+        every_step_model(model())
+
+
+def test_refuses_what_is_no_chain():
+    with pytest.raises(ValueError, match=re.escape("`model` must read its frames in order")):
+        every_step_model(bag_of_frames(SHAPE, 5))
+
+
+def test_only_the_last_step_counts():
+    target = np.array([[0, 1], [1, 0], [1, 1]])
+    answers = np.zeros((3, 2, 3), "float32")
+    answers[0, 1, 1] = answers[1, 0, 1] = answers[1, 1, 2] = answers[2, 1, 1] = 1
+    assert np.asarray(last_step_accuracy(target, answers)).tolist() == [1, 0, 1]
