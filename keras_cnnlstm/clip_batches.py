@@ -16,8 +16,9 @@ import tensorflow as tf
 from keras_cnnlstm.arguments import as_path, told
 from keras_cnnlstm.clip_cache import read_chosen
 from keras_cnnlstm.clips import Clip, check_sampling, checked_clips, find_clips, sample_indices
+from keras_cnnlstm.distortions import distorted
 from keras_cnnlstm.frames import check_channels, checked_size, natural_order
-from keras_cnnlstm.pipeline import check_batches, distorted
+from keras_cnnlstm.pipeline import check_batches
 from keras_cnnlstm.read_ahead import ReadAhead
 
 _READY = 2  # batches that wait for the model at most

@@ -96,6 +96,10 @@ class ModelConfig:
     describer): the reference, one of half its arithmetic, the strongest of the small ones, with
     residual blocks; or a large one that was trained on ImageNet (frames of 32 pixels or more)."""
 
+    encoder_filters: tuple[int, ...] | None = None
+    """Output channels of each stage of a small encoder, first to last; by default the encoder's own
+    (32 64 conv_pool, 16 32 64 small_cnn, 32 64 96 residual_cnn, 24 48 96 paired_cnn)."""
+
     encoder_weights: str = "imagenet"
     """Weights of a large encoder: "imagenet", which are downloaded once, a file of them, or "none"
     for random ones."""
@@ -128,7 +132,7 @@ class ModelConfig:
 
     def __post_init__(self):
         self._check_types()
-        for name in ("lstm_units", "image_size"):
+        for name in ("lstm_units", "image_size", "encoder_filters"):
             if getattr(self, name) is not None:  # a list, if it comes from JSON
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         self._fill("task", "clip" if self.data and not self._describes else _TASKS[self.model][0])
@@ -138,10 +142,12 @@ class ModelConfig:
             self._fill("image_size", (64, 64))
             self._fill("channels", 3)
         self._check_ranges()
-        if self.lstm_units is not None and min(self.lstm_units, default=0) < 1:
-            raise ValueError(
-                f"lstm_units: expected one or more positive numbers; received {self.lstm_units}."
-            )
+        for name in ("lstm_units", "encoder_filters"):
+            sizes = getattr(self, name)
+            if sizes is not None and min(sizes, default=0) < 1:
+                raise ValueError(
+                    f"{name}: expected one or more positive numbers; received {sizes}."
+                )
         self._check_task()
 
     @property
@@ -309,6 +315,10 @@ class TrainConfig(ModelConfig):
     digits; 1 is usual, 0 is off (Simard et al., "Best Practices for Convolutional Neural Networks
     Applied to Visual Document Analysis", 2003)."""
 
+    untouched: float = 0.0
+    """Share of the frames of digits that augment leaves as they are, 0 to 1: distorted ones are a
+    little blurred, those of the test are not."""
+
     validation_sequences: int = 2000
     """Natural sequences of validation digits for each validation, rounded up to whole batches."""
 
@@ -353,11 +363,12 @@ class TrainConfig(ModelConfig):
                     f"sampling: expected none without clips; received {self.sampling!r}. Give the "
                     "folder of clips with --data."
                 )
-        if self.elastic and self.data:
-            raise ValueError(
-                f"elastic: expected 0 with a folder of clips (--data), whose frames it would move "
-                f"apart; received {self.elastic}."
-            )
+        for name in ("elastic", "untouched"):
+            if getattr(self, name) and self.data:
+                raise ValueError(
+                    f"{name}: expected 0 with a folder of clips (--data), whose frames are "
+                    f"distorted all alike; received {getattr(self, name)}."
+                )
         if self.so_far and (self.task != "trend" or self.model != "cnn_lstm" or self.bidirectional):
             raise ValueError(
                 "so_far: expected off but for the task trend, with model cnn_lstm, not "
@@ -442,6 +453,7 @@ _RANGES = (
     ("ema", 0, 0.99999),
     ("distortion", 0, 3),
     ("elastic", 0, 3),
+    ("untouched", 0, 1),
     ("checkpoint_steps", 1, 1e9),
     ("scan_size", 1, 10_000),
     ("dropout", 0, 0.999),

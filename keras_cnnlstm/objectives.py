@@ -11,6 +11,7 @@ from keras import ops
 from keras_cnnlstm.arguments import check_kind
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.describer import describer
+from keras_cnnlstm.encoders import ENCODERS
 from keras_cnnlstm.models import MODELS
 from keras_cnnlstm.prefixes import last_step_accuracy
 from keras_cnnlstm.pretrained import PRETRAINED, pretrained, unfreeze
@@ -21,6 +22,7 @@ from keras_cnnlstm.vocabulary import END, PADDING
 
 # Options that not every model takes: their names in TrainConfig and in the builder.
 _MODEL_OPTIONS = {
+    "encoder_filters": "encoder",  # `build_model` makes one of it and the next
     "encoder": "encoder",
     "lstm_units": "lstm_units",
     "bidirectional": "bidirectional",
@@ -204,6 +206,8 @@ def build_model(config: TrainConfig, task: Task, image_shape: tuple[int, int, in
     options = model_options(config)
     if config.encoder in PRETRAINED:
         options["encoder"] = _large_encoder(config, image_shape)
+    elif "encoder" in options and config.encoder_filters:
+        options["encoder"] = ENCODERS[config.encoder](config.encoder_filters)
     if config.model in ("cnn_lstm", "bag_of_frames", "describer"):
         options["lengths"] = task.min_length != task.length or isinstance(task, Classes)
     if config.model == "cnn_lstm":
@@ -221,6 +225,11 @@ def build_model(config: TrainConfig, task: Task, image_shape: tuple[int, int, in
 
 def _large_encoder(config, image_shape):
     """A network of `pretrained`, frozen but for its last layers if the options say so."""
+    if config.encoder_filters:
+        raise ValueError(
+            f"encoder_filters: expected none with encoder {config.encoder}, whose channels are "
+            f"those of its weights; received {config.encoder_filters}."
+        )
     if config.model == "channel_cnn":
         raise ValueError(
             f"encoder: expected a small one with model channel_cnn, which reads all frames as "

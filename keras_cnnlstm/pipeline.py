@@ -13,19 +13,11 @@ import tensorflow.experimental.numpy as tnp
 
 from keras_cnnlstm.arguments import check_whole, is_number, is_whole, told
 from keras_cnnlstm.digits import LabeledImages, check_images
+from keras_cnnlstm.distortions import redrawn
 from keras_cnnlstm.sentences import Description, shifted
 from keras_cnnlstm.tasks import Digits, Label, Text, Trend
 
 _BALANCE = 0.5  # of trends in training: the rare ones need more examples than nature gives
-
-# Strongest distortion of `augment=True`: less than what turns one digit into another.
-_ROTATION = math.radians(12)
-_SHEAR = 0.15  # tangent of the angle
-_ZOOM = 0.12  # share of the size
-_SHIFT = 0.08  # share of the side, about 2 of 28 pixels
-
-_KNOTS = 7  # of an elastic distortion, in each direction: five in the image, two beyond it
-_PULL = 0.12  # share of the side
 
 
 def digit_sequences(
@@ -38,6 +30,7 @@ def digit_sequences(
     num_sequences: int | None = None,
     augment: bool | float = False,
     elastic: float = 0.0,
+    untouched: float = 0.0,
     start: int = 0,
     rows: slice | None = None,
 ) -> tf.data.Dataset:
@@ -57,6 +50,8 @@ def digit_sequences(
         augment: distort each frame by a small random rotation, shear, zoom and shift; a number is
             the strength, `True` is 1.
         elastic: strength of an elastic distortion on top, as of an unsteady hand; see `bent`.
+        untouched: share of the frames, 0 to 1, that are not distorted, and so as sharp as they are
+            in the test.
         start: index of the first batch, to resume where a run stopped.
         rows: which rows of each batch to make, as one of several workers; by default all of them.
 
@@ -86,21 +81,20 @@ def digit_sequences(
         seed=seed,
         augment=augment,
         elastic=elastic,
+        untouched=untouched,
     )
     batch_size, start = int(batch_size), int(start)  # of NumPy, they would be of another width
     _check_sequences(images, task, balance, num_sequences)
     gather = _image_gatherer(images, task)
 
     rows = rows or slice(0, batch_size)
+    distort = _distorting(seed, augment, elastic, untouched)
 
     def batch(step):
         uniforms = _uniforms(seed, 0, step, (batch_size, 2 * task.length + 2))[rows]  # (B, 2T + 2)
         digits = task.draw(uniforms[:, : task.length + 2], balance=balance, xp=tnp)  # (B, T)
         frames = gather(digits, uniforms[:, task.length + 2 :])  # (B, T, H, W, C)
-        if augment:
-            frames = _distort(frames, _moves(seed, step, batch_size, task.length)[rows], augment)
-        if elastic:
-            frames = _bend(frames, _bends(seed, step, batch_size, task.length)[rows], elastic)
+        frames = distort(frames, step, batch_size, rows)
         elements = frames, task.targets(digits, xp=tnp)
         if task.min_length < task.length:
             elements = _padded(*elements, _lengths(task, seed, step, batch_size)[rows])
@@ -146,6 +140,7 @@ def labeled_images(
     seed: int | None = None,
     augment: bool | float = False,
     elastic: float = 0.0,
+    untouched: float = 0.0,
     start: int = 0,
     rows: slice | None = None,
 ) -> tf.data.Dataset:
@@ -159,6 +154,8 @@ def labeled_images(
         augment: distort each image by a small random rotation, shear, zoom and shift; a number is
             the strength, `True` is 1.
         elastic: strength of an elastic distortion on top, as of an unsteady hand; see `bent`.
+        untouched: share of the frames, 0 to 1, that are not distorted, and so as sharp as they are
+            in the test.
         start: index of the first batch, to resume where a run stopped.
         rows: which rows of each batch to make, as one of several workers; by default all of them.
 
@@ -177,6 +174,7 @@ def labeled_images(
         seed=0 if seed is None else seed,
         augment=augment,
         elastic=elastic,
+        untouched=untouched,
     )
     if (augment or elastic) and seed is None:
         raise ValueError("labeled_images: `augment` and `elastic` need a `seed`; received None.")
@@ -185,6 +183,7 @@ def labeled_images(
     pixels, labels = _constant(images.images), _constant(images.labels)
 
     rows = rows or slice(0, batch_size)
+    distort = _distorting(seed, augment, elastic, untouched)
 
     def batch(step):
         place = step * batch_size + tf.range(rows.start, rows.stop, dtype=tf.int64)
@@ -193,11 +192,7 @@ def labeled_images(
             return tf.gather(pixels, place), tf.gather(labels, place)
         place = _shuffled(place, count, seed)
         frames = tf.gather(pixels, place)  # (B, H, W, C)
-        if augment:
-            moves = _moves(seed, step, batch_size, 1)[rows]
-            frames = _distort(frames[:, None], moves, augment)[:, 0]
-        if elastic:
-            frames = _bend(frames[:, None], _bends(seed, step, batch_size, 1)[rows], elastic)[:, 0]
+        frames = distort(frames[:, None], step, batch_size, rows)[:, 0]
         return frames, tf.gather(labels, place)
 
     return _batches(batch, batch_size, count if seed is None else None, start)
@@ -319,118 +314,25 @@ def _image_gatherer(images, task):
     return gather
 
 
-def _moves(seed, step, batch_size, time):
-    """How to distort each frame of a batch, `(B, T, 6)` in [-1, 1); see `distorted`."""
-    draws = tf.random.stateless_uniform((batch_size * time, 6), _key(seed, 1, step), minval=-1.0)
-    return tf.reshape(draws, (batch_size, time, 6))
+def _distorting(seed, augment, elastic, untouched):
+    """A function that distorts each frame `(B, T, H, W, C)` of these rows of a batch by itself."""
 
+    def distort(frames, step, batch_size, rows):
+        time = frames.shape[1]
 
-def _distort(frames, moves, strength):
-    """Moves each frame by a random affine map about its centre; black comes in at the edges."""
-    images = tf.reshape(frames, (-1, *frames.shape[2:]))
-    draws = tf.reshape(moves, (-1, 6)) * float(strength)
-    return tf.reshape(distorted(images, draws), frames.shape)
+        def draw(stream, *shape):
+            shape = (batch_size, time, *shape)
+            count = batch_size * time
+            drawn = tf.random.stateless_uniform(
+                (count, *shape[2:]), _key(seed, stream, step), minval=-1.0
+            )
+            return tf.reshape(tf.reshape(drawn, shape)[rows], (-1, *shape[2:]))
 
+        images = tf.reshape(frames, (-1, *frames.shape[2:]))
+        moved = redrawn(images, draw, augment=augment, elastic=elastic, untouched=untouched)
+        return tf.reshape(moved, frames.shape)
 
-def distorted(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Images, each moved by a small affine map about its centre; black comes in at the edges.
-
-    Args:
-        images: `(N, H, W, C)` uint8.
-        draws: `(N, 6)` float32 in [-1, 1): rotation, shear, the two zooms and the two shifts, each
-            as a share of its strongest; or `(1, 6)`, the same for all images.
-
-    Returns:
-        `(N, H, W, C)` uint8.
-    """
-    _, height, width, _ = images.shape
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
-        # float32 takes 0.6 of the time that uint8 takes here, and can be rounded.
-        images=tf.cast(images, tf.float32),
-        transforms=_affine_maps(draws, height, width),
-        output_shape=(height, width),
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-    )
-    return tf.cast(tf.round(moved), tf.uint8)
-
-
-def _bends(seed, step, batch_size, time):
-    """How to bend each frame of a batch, `(B, T, 2, K, K)` in [-1, 1); see `bent`."""
-    shape = (batch_size, time, 2, _KNOTS, _KNOTS)
-    return tf.random.stateless_uniform(shape, _key(seed, 4, step), minval=-1.0)
-
-
-def _bend(frames, bends, strength):
-    images = tf.reshape(frames, (-1, *frames.shape[2:]))
-    draws = tf.reshape(bends, (-1, *bends.shape[2:])) * float(strength)
-    return tf.reshape(bent(images, draws), frames.shape)
-
-
-def bent(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Images, each drawn on rubber that is pulled about: an elastic distortion.
-
-    As Simard et al., "Best Practices for Convolutional Neural Networks Applied to Visual Document
-    Analysis", ICDAR 2003, section 2, distort them; the field of displacements is smooth because it
-    is a cubic B-spline over few knots, in place of many random numbers that a Gaussian blurs.
-
-    Args:
-        images: `(N, H, W, C)` uint8; black comes in at the edges.
-        draws: `(N, 2, K, K)` float32 in [-1, 1): how far each knot of a square lattice is pulled
-            down and to the right, in shares of 12 % of the side; pixels by 3.5 % on average
-            (root-mean-square) if these are uniform.
-
-    Returns:
-        `(N, H, W, C)` uint8.
-    """
-    _, height, width, channels = images.shape
-    down, right = _spline(height, draws.shape[-1]), _spline(width, draws.shape[-1])
-    pulls = tf.einsum("yk,ndkl,xl->ndyx", down, draws, right) * _PULL  # (N, 2, H, W)
-    y = np.arange(height, dtype=np.float32)[:, None] + pulls[:, 0] * height
-    x = np.arange(width, dtype=np.float32) + pulls[:, 1] * width  # (N, H, W)
-    # Beyond the border of black pixels all is black.
-    y, x = tf.clip_by_value(y, -1, height) + 1, tf.clip_by_value(x, -1, width) + 1
-    padded = tf.pad(images, ((0, 0), (1, 2), (1, 2), (0, 0)))
-    flat = tf.reshape(padded, (-1, (height + 3) * (width + 3), channels))
-    top, left = tf.floor(y), tf.floor(x)
-    below, beside = (y - top)[..., None], (x - left)[..., None]
-    place = tf.cast(top, tf.int32) * (width + 3) + tf.cast(left, tf.int32)  # (N, H, W)
-
-    def at(offset):
-        return tf.cast(tf.gather(flat, place + offset, batch_dims=1), tf.float32)
-
-    upper = at(0) * (1 - beside) + at(1) * beside
-    lower = at(width + 3) * (1 - beside) + at(width + 4) * beside
-    return tf.cast(tf.round(upper * (1 - below) + lower * below), tf.uint8)
-
-
-def _spline(size, knots):
-    """Weights of each knot at each pixel, `(size, knots)`: uniform cubic B-splines."""
-    place = np.linspace(1, knots - 2, size)[:, None]  # the outermost knots lie outside
-    away = np.abs(place - np.arange(knots))
-    near = 2 / 3 - away**2 + away**3 / 2
-    far = np.maximum(2 - away, 0) ** 3 / 6
-    return np.where(away < 1, near, far).astype(np.float32)
-
-
-def _affine_maps(draws, height, width):
-    """Small maps from output to input pixels, x' = a x + b y + c and y' = d x + e y + f.
-
-    `draws` is `(N, 6)` in [-1, 1): rotation, shear, the two zooms and the two shifts, each as a
-    share of its strongest. Returns `(N, 8)`: a to f, then two zeros (no perspective).
-    """
-    angle, shear, zoom_x, zoom_y, shift_x, shift_y = tf.unstack(draws, axis=1)
-    angle, shear = _ROTATION * angle, _SHEAR * shear
-    zoom_x, zoom_y = 1 + _ZOOM * zoom_x, 1 + _ZOOM * zoom_y
-    cos, sin = tf.cos(angle), tf.sin(angle)
-    a, b = zoom_x * cos, zoom_x * (shear * cos - sin)
-    d, e = zoom_y * sin, zoom_y * (shear * sin + cos)
-    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
-    c = centre_x * (1 - a) - centre_y * b + _SHIFT * width * shift_x
-    f = centre_y * (1 - e) - centre_x * d + _SHIFT * height * shift_y
-    zero = tf.zeros_like(a)
-    return tf.stack([a, b, c, d, e, f, zero, zero], axis=1)
+    return distort if augment or elastic else lambda frames, *batch: frames
 
 
 def _check_sequences(images, task, balance, num_sequences):
@@ -464,6 +366,7 @@ def check_batches(
     seed: int,
     augment: bool | float,
     elastic: float = 0.0,
+    untouched: float = 0.0,
 ) -> None:
     """Refuses in the name of a function what batches cannot be made with.
 
@@ -484,4 +387,8 @@ def check_batches(
     if not is_number(elastic, 0, 3):
         raise ValueError(
             f"{function}: `elastic` must be a strength, 0 to 3; received {told(elastic)}."
+        )
+    if not is_number(untouched, 0, 1):
+        raise ValueError(
+            f"{function}: `untouched` must be a share, 0 to 1; received {told(untouched)}."
         )

@@ -87,6 +87,7 @@ class DigitSource:
             balance=config.balance,
             augment=config.augment * config.distortion,
             elastic=config.augment * config.elastic,
+            untouched=config.untouched,
             start=start,
             rows=rows,
         )

@@ -99,6 +99,7 @@ def test_default_run_dir_takes_the_first_free_number(tmp_path, monkeypatch):
         ("seed", -1, "seed: expected 0 to"),
         ("lstm_units", (), r"lstm_units: expected one or more positive numbers; received \(\)"),
         ("lstm_units", (8, 0), r"received \(8, 0\)"),
+        ("encoder_filters", (0,), r"encoder_filters: expected one or more positive .* \(0,\)"),
         ("lstm_units", 8, r"lstm_units: expected tuple\[int, \.\.\.\] or None; received 8"),
         (
             "model",

@@ -134,7 +134,7 @@ CASES = {
     "artefacts.load_artefact": call(artefacts.load_artefact, path=PATHS),
     "artefacts.located": call(artefacts.located, path=PATHS),
     "benchmark.benchmark": call(
-        benchmark.benchmark, batch_size=Either(st.sampled_from([0, -1]), ANYTHING.filter(lambda value: not arguments.is_whole(value, 1))), length=of(4), repeats=of(1)
+        benchmark.benchmark, batch_size=Either(st.sampled_from([0, -1]), ANYTHING.filter(lambda value: not arguments.is_whole(value, 1))), lengths=of((4,)), sections=of(("machine",)), repeats=of(1), output=of(None)
     ),
     "blocks.check_classes": call(blocks.check_classes, model=of("value", hostile=st.just("m")), num_classes=of(2)),
     "blocks.check_dropout": call(blocks.check_dropout, model=of("m", hostile=st.just("m")), dropout=of(0.5)),
@@ -278,8 +278,8 @@ INNER = {
         "features.encode_images", "features.fingerprint", "frames.fit_image", "frames.is_image",
         "frames.natural_order", "frames.opened_image", "layer_weights.weighted_layers",
         "leakage.image_pixels", "leakage.is_blank", "leakage.native_frames",
-        "leakage.pixel_digest", "leakage.progress_line", "pipeline.batches", "pipeline.bent", "pipeline.described",
-        "pipeline.distorted", "plots.save_figure", "prefixes.last_step_accuracy", "pretrained.leaf_layers", "runs.new_run_dir",
+        "leakage.pixel_digest", "leakage.progress_line", "pipeline.batches", "pipeline.described",
+        "distortions.bent", "distortions.distorted", "distortions.redrawn", "plots.save_figure", "prefixes.last_step_accuracy", "pretrained.leaf_layers", "runs.new_run_dir",
         "runs.read_vocabulary", "runs.save_model", "run_writer.stopping",
         "scores.accuracy_by_length", "scores.score_answers", "scores.summary", "sentences.shifted",
         "sources.digit_task", "sources.write_example", "splits.listed",

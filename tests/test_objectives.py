@@ -80,9 +80,18 @@ def test_options_reach_the_model():
     assert model.get_layer("lstm1").units == 3
 
 
+@pytest.mark.parametrize("encoder", ["conv_pool", "small_cnn", "residual_cnn", "paired_cnn"])
+def test_the_encoder_is_as_wide_as_asked(encoder):
+    config = TrainConfig(encoder=encoder, encoder_filters=(3, 5))
+    model = build_model(config, Trend(4), IMAGE)
+    widths = [w.shape[-1] for w in model.weights if len(w.shape) == 4 and w.shape[0] == 3]
+    assert sorted(set(widths)) == [3, 5]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"model": "renet", "encoder_filters": (3,)}, r"encoder_filters: .* received \(3,\)"),
         ({"model": "flat_mlp", "bidirectional": True}, "bidirectional: expected its default with"),
         ({"model": "renet", "wrap": "encoder"}, "wrap: .* model renet, which has no such part"),
         ({"scan_by": "rows"}, "scan_by: expected its default with model cnn_lstm.*received 'rows'"),

@@ -2,15 +2,12 @@
 
 import numpy as np
 import pytest
-from scipy.interpolate import BSpline
-from scipy.ndimage import affine_transform, map_coordinates
 from scipy.stats import binomtest, chisquare
 
 from keras_cnnlstm import pipeline
 from keras_cnnlstm.digits import LabeledImages
 from keras_cnnlstm.pipeline import (
     batches,
-    bent,
     digit_sequences,
     digit_strips,
     labeled_images,
@@ -328,162 +325,6 @@ def test_batches_of_single_images(coded_images):
     np.testing.assert_array_equal(take(scored, 9)[0], coded_images.images)
 
 
-class TestAugment:
-    def smooth_images(self):
-        """Two blurred blobs, off the centre, as every digit."""
-        y, x = np.mgrid[:28, :24]
-        blob = 200 * np.exp(-((y - 9) ** 2 + (x - 14) ** 2) / 20)
-        blob += 150 * np.exp(-((y - 19) ** 2 + (x - 8) ** 2) / 12)
-        return LabeledImages(
-            np.tile(blob.astype(np.uint8)[None, ..., None], (10, 1, 1, 1)), range(10)
-        )
-
-    def test_each_frame_is_distorted_by_itself_and_a_little(self):
-        images = self.smooth_images()
-        plain = images.images[0].astype(float)
-        data = digit_sequences(images, TASK, batch_size=100, seed=0, augment=True)
-        frames = take(data, 1)[0].reshape(400, 28, 24, 1).astype(float)
-        assert len(np.unique(frames, axis=0)) == 400
-        likeness = [np.corrcoef(f.ravel(), plain.ravel())[0, 1] for f in frames]
-        assert min(likeness) > 0.5
-        assert np.mean(likeness) > 0.85
-        # Moved both ways alike: on average the mass stays where it was, give or take a fifth pixel.
-        assert abs(centre_of_mass(frames.mean(0)) - centre_of_mass(plain)).max() < 0.2
-
-    def test_digits_and_targets_are_those_of_the_plain_sequences(self, coded_images):
-        plain, distorted = (
-            take(digit_sequences(coded_images, TASK, batch_size=64, seed=0, augment=a), 2)
-            for a in (False, True)
-        )
-        np.testing.assert_array_equal(distorted[1], plain[1])
-        np.testing.assert_array_equal(distorted[0][:, :, 3, 2], plain[0][:, :, 3, 2])
-
-    @pytest.mark.parametrize(
-        "draw", [*np.eye(6)[:2], (0, 0, 1, -1, 0, 0), (-1, 0.5, 0.3, 0.9, -0.4, 1)]
-    )
-    def test_equals_scipy(self, draw):
-        import tensorflow as tf
-
-        image = self.smooth_images().images[0]
-        maps = pipeline._affine_maps(tf.constant([draw], tf.float32), 28, 24)
-        a, b, c, d, e, f, *perspective = maps.numpy()[0].astype(float)
-        assert perspective == [0, 0]
-        by_tensorflow = tf.raw_ops.ImageProjectiveTransformV3(
-            images=tf.constant(image[None], tf.float32), transforms=maps, output_shape=(28, 24),
-            fill_value=0.0, interpolation="BILINEAR", fill_mode="CONSTANT",
-        )  # fmt: skip
-        by_scipy = affine_transform(
-            image[..., 0].astype(float),
-            [[e, d], [b, a]],
-            offset=[f, c],
-            order=1,
-            mode="grid-constant",
-        )
-        np.testing.assert_allclose(by_tensorflow[0, ..., 0], by_scipy, atol=0.05)
-
-    def test_the_maps_by_hand(self):
-        import tensorflow as tf
-
-        def maps(*draw):
-            return pipeline._affine_maps(tf.constant([draw], tf.float32), 28, 24).numpy()[0]
-
-        np.testing.assert_allclose(maps(0, 0, 0, 0, 0, 0), [1, 0, 0, 0, 1, 0, 0, 0], atol=1e-6)
-        shifted = maps(0, 0, 0, 0, 1, -1)
-        np.testing.assert_allclose(shifted[[2, 5]], [0.08 * 24, -0.08 * 28], rtol=1e-5)
-        turned = maps(1, 0, 0, 0, 0, 0)
-        np.testing.assert_allclose(turned[0], np.cos(np.radians(12)), rtol=1e-5)
-        np.testing.assert_allclose(turned[3], np.sin(np.radians(12)), rtol=1e-5)
-        sheared, zoomed = maps(0, 1, 0, 0, 0, 0), maps(0, 0, 1, -1, 0, 0)
-        np.testing.assert_allclose(sheared[[0, 1, 3, 4]], [1, 0.15, 0, 1], atol=1e-6)
-        np.testing.assert_allclose(zoomed[[0, 1, 3, 4]], [1.12, 0, 0, 0.88], atol=1e-6)
-        composed = (  # shear, then turn, then zoom
-            np.diag(zoomed[[0, 4]]) @ turned[[[0, 1], [3, 4]]] @ sheared[[[0, 1], [3, 4]]]
-        )
-        np.testing.assert_allclose(maps(1, 1, 1, -1, 0, 0)[[[0, 1], [3, 4]]], composed, rtol=1e-5)
-        for draw in np.eye(6)[:4]:  # nothing but a shift moves the centre
-            a, b, c, d, e, f, *_ = maps(*draw)
-            centre = 11.5, 13.5
-            moved = a * 11.5 + b * 13.5 + c, d * 11.5 + e * 13.5 + f
-            np.testing.assert_allclose(moved, centre, rtol=1e-5)
-
-
-class TestElastic:
-    """`bent` against SciPy's B-splines and its interpolation."""
-
-    def displaced(self, image, pulls):
-        """The image where each pixel is fetched from where splines over the knots say."""
-        knots = pulls.shape[-1]
-        spline = BSpline(np.arange(-2, knots + 2), np.eye(knots), 3)  # one bump around each knot
-        down, right = (spline(np.linspace(1, knots - 2, side)) for side in image.shape[:2])
-        moves = np.einsum("yk,dkl,xl->dyx", down, pulls.astype(float), right) * 0.12
-        y, x = np.indices(image.shape[:2]) + moves * np.array(image.shape[:2])[:, None, None]
-        return np.stack(
-            [
-                map_coordinates(image[..., c].astype(float), (y, x), order=1, mode="grid-constant")
-                for c in range(image.shape[-1])
-            ],
-            axis=-1,
-        )
-
-    def test_equals_scipy(self):
-        rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (3, 28, 24, 2), np.uint8)
-        pulls = rng.uniform(-1.5, 1.5, (3, 2, 7, 7)).astype("float32")
-        found = np.asarray(bent(images, pulls)).astype(float)
-        for image, pull, answer in zip(images, pulls, found, strict=True):
-            expected = self.displaced(image, pull)
-            assert np.abs(expected - image).mean() > 10
-            np.testing.assert_allclose(answer, expected, atol=0.51)  # rounded
-
-    def test_without_a_pull_nothing_moves_and_an_equal_pull_shifts_all(self):
-        images = np.random.default_rng(0).integers(0, 256, (2, 25, 25, 1), np.uint8)
-        still = np.zeros((2, 2, 7, 7), "float32")
-        np.testing.assert_array_equal(bent(images, still), images)
-        still[:, 0] = 1 / 3  # of 12 % of 25 pixels: each is fetched from the one below
-        expected = np.pad(images[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0)))
-        np.testing.assert_allclose(bent(images, still), expected, atol=1)
-
-    def test_far_beyond_the_border_all_is_black(self):
-        images = np.full((1, 8, 8, 1), 200, np.uint8)
-        assert not np.any(bent(images, np.full((1, 2, 7, 7), 50, "float32")))
-
-    def test_how_far_pixels_move(self):
-        draws = np.random.default_rng(0).uniform(-1, 1, (500, 7, 7))
-        spline = pipeline._spline(28, 7)
-        np.testing.assert_allclose(spline.sum(1), 1, atol=1e-6)
-        moves = np.einsum("yk,nkl,xl->nyx", spline, draws, spline) * 0.12
-        assert np.sqrt((moves**2).mean()) == pytest.approx(0.035, abs=0.002)
-
-    @pytest.mark.parametrize("augment", [False, True])
-    def test_each_frame_is_bent_by_itself(self, coded_images, augment):
-        options = {"batch_size": 20, "seed": 3, "augment": augment}
-        plain, bent_ones, weaker = (
-            take(digit_sequences(coded_images, TASK, elastic=strength, **options), 2)
-            for strength in (0.0, 1.0, 0.1)
-        )
-        np.testing.assert_array_equal(bent_ones[1], plain[1])
-        moved = np.abs(bent_ones[0].astype(float) - plain[0]).mean((2, 3, 4))
-        assert (moved > 0).mean() > 0.9
-        assert np.abs(weaker[0].astype(float) - plain[0]).mean() < moved.mean() / 2
-
-    def test_depends_on_seed_and_step_alone(self, coded_images):
-        options = {"batch_size": 8, "seed": 3, "elastic": 1.0}
-        whole = take(digit_sequences(coded_images, TASK, **options), 3)[0]
-        rows = digit_sequences(coded_images, TASK, start=2, rows=slice(2, 5), **options)
-        np.testing.assert_array_equal(take(rows, 1)[0], whole[18:21])
-        images = {"batch_size": 4, "seed": 3, "elastic": 1.0}
-        single = take(labeled_images(coded_images, **images), 2)[0]
-        later = take(labeled_images(coded_images, start=1, **images), 1)[0]
-        np.testing.assert_array_equal(later, single[4:])
-        assert np.any(single != take(labeled_images(coded_images, batch_size=4, seed=3), 2)[0])
-
-
-def centre_of_mass(image):
-    image = np.squeeze(image, -1)
-    y, x = np.indices(image.shape)
-    return np.array([(y * image).sum(), (x * image).sum()]) / image.sum()
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -492,6 +333,7 @@ def centre_of_mass(image):
         ({"num_sequences": 0}, "`num_sequences` must be 1 or more, or None; received 0"),
         ({"start": -1}, "`start` must be 0 or more; received -1"),
         ({"elastic": 4}, "`elastic` must be a strength, 0 to 3; received 4"),
+        ({"untouched": 1.5}, "`untouched` must be a share, 0 to 1; received 1.5"),
     ],
 )
 def test_bad_arguments(coded_images, changes, message):
