@@ -30,11 +30,12 @@ def run_on_jax(*jobs):
         assert " passed" in output
 
 
+@pytest.mark.slow  # these two compile hundreds of functions for one call each
 def test_every_model_answers_on_jax():
     run_on_jax((["models"], ["-k", "TestContract and answers and not float16"]), (["layers"], []))
 
 
-@pytest.mark.slow  # compiles hundreds of functions for one call each; .ci/run asks for it too
+@pytest.mark.slow
 def test_all_tests_of_what_speaks_keras_alone_pass_on_jax():
     run_on_jax(
         (["models", "encoders", "tasks"], []),

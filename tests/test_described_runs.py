@@ -177,7 +177,7 @@ def test_an_export_says_the_same_and_knows_its_words(run, tmp_path, command):
 @pytest.mark.parametrize(("format", "options"), [
     pytest.param("saved_model", {"input_shape": (None, 8, 8, 1), "attention": False},
                  marks=pytest.mark.slow),
-    ("litert", {"lengths": True}),
+    pytest.param("litert", {"lengths": True}, marks=pytest.mark.slow),
     ("onnx", {"input_shape": (8, 8, 1), "bidirectional": True}),
 ])  # fmt: skip
 def test_every_format_holds_a_describer(format, options, tmp_path):
@@ -293,6 +293,7 @@ class TestClips:
         told = captioned(clips, clip_sentences(folder))
         assert [c.class_name for c in told] == [c.class_name.replace("_", " ") for c in clips]
 
+    @pytest.mark.slow
     def test_from_the_table_to_the_answer(self, folder, tmp_path, command):
         clips = find_clips(folder)
         root = tmp_path / "clips"

@@ -531,6 +531,7 @@ class TestEveryKindOfModel:
         with pytest.raises(ParityError, match="the text that its logits tell; serving_default"):
             export(outspoken(crnn((8, 24, 1), 3)), tmp_path / "out", class_names=NAMES)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("format", FORMATS)
     def test_in_half_precision(self, format, tmp_path):
         with Runtime("mixed_bfloat16", "one-device").scope():

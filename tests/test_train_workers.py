@@ -80,6 +80,7 @@ def alone(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_two_workers_train_as_one_and_the_chief_writes(alone, tmp_path):
     path = tmp_path / "run"
     chief, other = finish(start(2, *OPTIONS, "--epochs", 2, "--run-dir", path))
@@ -89,6 +90,7 @@ def test_two_workers_train_as_one_and_the_chief_writes(alone, tmp_path):
     assert "this worker is done; the chief writes" in other[0]
 
 
+@pytest.mark.slow
 def test_workers_need_a_directory_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = finish(start(2, *OPTIONS, "--epochs", 1), codes=[2, 2])
