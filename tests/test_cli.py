@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -18,6 +19,7 @@ from keras_cnnlstm.export import Format
 from keras_cnnlstm.objectives import build_model
 from keras_cnnlstm.runs import load_model, load_run, new_run_dir, save_model
 from keras_cnnlstm.sources import open_source
+from keras_cnnlstm.timings import Row
 
 
 @pytest.fixture(scope="module")
@@ -218,18 +220,31 @@ def test_a_stream_of_nothing(fails, trained, tmp_path):
     assert "expected a folder of image files" in fails("stream", run, tmp_path)
 
 
-def test_benchmark_prints_a_table(capsys, monkeypatch):
-    measured = [benchmark.Row("a step", 0.0123456, "fast"), benchmark.Row("a frame", 2e-6, "")]
+def test_benchmark_prints_a_table(capsys, monkeypatch, tmp_path):
+    rows = [Row("train step", "ours", 0.0123456, remark="fast")]
+    measured = benchmark.Measured("today", {"cpu": "some"}, {}, {"torch": "not here"}, rows)
     asked = []
-    monkeypatch.setattr(benchmark, "benchmark", lambda **options: asked.append(options) or measured)
-    assert cli.main(["benchmark", "--batch-size", "2", "--repeats", "1", "--json"]) == 0
-    assert asked == [{"batch_size": 2, "length": 4, "repeats": 1}]
-    rows = json.loads(capsys.readouterr().out)
-    assert [benchmark.Row(**row) for row in rows] == measured
+
+    def fake(sections, **options):
+        asked.append((sections, options))
+        options["say"]("at work")
+        return measured
+
+    monkeypatch.setattr(benchmark, "benchmark", fake)
+    output = tmp_path / "found.json"
+    words = ["--sections", "machine", "models", "--lengths", "2", "3", "--batch-size", "2"]
+    assert cli.main(["benchmark", *words, "--repeats", "1", f"--output={output}", "--json"]) == 0
+    ((sections, options),) = asked
+    assert sections == ("machine", "models")
+    assert {**options, "say": None} == {
+        "batch_size": 2, "lengths": (2, 3), "repeats": 1, "output": output, "say": None,
+    }  # fmt: skip
+    told = capsys.readouterr()
+    assert json.loads(told.out) == json.loads(measured.to_json())
+    assert told.err == f"at work\nwritten to {output}\n"
     assert cli.main(["benchmark"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert all(line.startswith(row.name) for line, row in zip(lines, measured, strict=True))
-    assert f"{measured[0].seconds * 1e3:.3f} ms" in lines[0]
+    assert capsys.readouterr().out == measured.text() + "\n"
+    assert asked[1][1]["output"] == Path("benchmark.json")
 
 
 UNUSUAL = {

@@ -161,7 +161,7 @@ COMMANDS = {
     ),
     "benchmark": words(
         st.just("benchmark"),
-        st.sampled_from(["--batch-size=0", "--length=0", "--repeats=0", "--repeats=x", "--length=-4"]),
+        st.sampled_from(["--batch-size=0", "--lengths=0", "--repeats=0", "--repeats=x", "--lengths=-4", "--sections=all", "--output=/nowhere/x"]),
     ),
 }  # fmt: skip
 

@@ -272,8 +272,8 @@ def test_many_arguments(name, data, ends_well):
 INNER = {
     "say what `as_json` answered": ["answers.as_text", "answers.headline"],
     "take what loaded, or what another function of the package made": [
-        "artefacts.answer", "artefacts.is_version", "artefacts.required", 
-        "benchmark.stock_cnn_lstm", "streaming.chain_of", "calibration.facts_as_text", "checkpoints.restore_checkpoint",
+        "artefacts.answer", "artefacts.is_version", "artefacts.required",
+        "benchmark.shares", "streaming.chain_of", "calibration.facts_as_text", "checkpoints.restore_checkpoint",
         "checkpoints.save_checkpoint", "clip_cache.fingerprint", "clip_cache.read_chosen",
         "features.encode_images", "features.fingerprint", "frames.fit_image", "frames.is_image",
         "frames.natural_order", "frames.opened_image", "layer_weights.weighted_layers",
@@ -336,6 +336,9 @@ INNER = {
     "have their cases in test_hostile_commands": ["cli.main", "sources.batches_to_score"],
 }  # fmt: skip
 INNER_MODULES = {
+    "benchmark_machine": "measures what `benchmark` has checked",
+    "benchmark_models": "measures what `benchmark` has checked",
+    "benchmark_torch": "measures what `benchmark` has checked",
     "converters": "writes the model that `export` has opened and checked",
     "endpoints": "is what `export` puts around a model, as a graph",
     "findings": "takes the open run, its data and what the model answered",

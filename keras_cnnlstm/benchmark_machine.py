@@ -1,0 +1,227 @@
+"""What this machine is and can do, and how much work the reference model asks of it.
+
+Speaks to every backend of Keras, and loads TensorFlow only where it is that backend.
+"""
+
+import importlib.metadata
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from keras_cnnlstm.arguments import check_model, told
+from keras_cnnlstm.models import cnn_lstm
+from keras_cnnlstm.timings import Row
+
+RATES = "matrix multiplication"  # the section of the rates' rows
+_PRECISION_FLAGS = {"avx2", "avx512f", "avx512_fp16", "avx512_bf16", "amx_bf16", "sve", "bf16"}
+_SIZE = {False: 2048, True: 8192}  # of square matrices, without and with an accelerator
+_PRODUCTS = {False: 1, True: 10}  # in a row, so that the waiting for the last does not count
+_READINGS = 5  # of a rate at most
+
+
+def work_section(length: int) -> str:
+    """The title of the rows that tell the work of a sequence of `length` frames."""
+    return f"work of one sequence, T={length}"
+
+
+def machine(*, lengths: Sequence[int], repeats: int, say: Callable[[str], object]) -> list[Row]:
+    """The work of a sequence, and the rate at which this machine multiplies matrices.
+
+    Args:
+        lengths: T, frames in a sequence, of each row of work.
+        repeats: readings of each rate, 5 at most; the best counts.
+        say: told what is being done.
+    """
+    rows = []
+    for length in lengths:
+        model = cnn_lstm((length, 28, 28, 1))
+        for name, training in (("inference", False), ("training", True)):
+            work = flops(model, training=training)
+            rows.append(Row(work_section(length), name, work, "FLOP", remark="products alone"))
+    size, products = _SIZE[bool(accelerator())], _PRODUCTS[bool(accelerator())]
+    repeats = min(repeats, _READINGS)
+    for dtype in dict.fromkeys(("float32", "bfloat16", auto_policy().removeprefix("mixed_"))):
+        say(f"{RATES}: {dtype}")
+        rate = matrix_rate(dtype, size=size, products=products, repeats=repeats)
+        remark = f"best of {repeats}, {size} x {size}"
+        rows.append(Row(RATES, dtype, rate, "FLOP/s", remark=remark))
+    return rows
+
+
+def flops(model: keras.Model, *, training: bool = False) -> int:
+    """Floating-point operations that a model's products take for one sequence.
+
+    Two, a multiplication and an addition, for each number of a kernel and each place where a
+    convolution, Dense or LSTM layer applies it. Biases, activations, pooling and normalisation are
+    not counted; they are few. Training takes three times as many, for the gradients of a product's
+    inputs and of its kernel take one product each; but the first layer's inputs need none.
+
+    Args:
+        model: functional, its layers in a chain, T and all sizes known.
+        training: count forward and backward pass; otherwise the forward pass.
+
+    Raises:
+        ValueError: if the model has another layer with weights, or a size is unknown.
+
+    Example:
+
+    >>> flops(cnn_lstm())  # 4 frames of two convolutions and an LSTM's step, then a Dense
+    44078848
+    """
+    check_model("flops: `model`", model)
+    counts: list[int] = []
+    for layer in model.layers:
+        if layer.weights:
+            shape = layer.input.shape if isinstance(layer.input, keras.KerasTensor) else ()
+            if None in shape[1:] or not shape:
+                raise ValueError(
+                    "flops: `model` must have layers of one input of known size each; received "
+                    f"{layer.name!r} with {told(layer.input)}. Give the number of frames."
+                )
+            counts += _products(layer, (1, *shape[1:]))
+    forward = 2 * sum(counts)
+    return 3 * forward - 2 * sum(counts[:1]) if training else forward
+
+
+def _products(layer: keras.Layer, shape: tuple[int, ...]) -> Iterator[int]:
+    """Multiplications of each layer within `layer`, for an input of this shape with B = 1."""
+    if isinstance(layer, layers.TimeDistributed):
+        yield from (shape[1] * count for count in _products(layer.layer, (1, *shape[2:])))
+    elif isinstance(layer, keras.Sequential):
+        for inner in layer.layers:
+            yield from _products(inner, shape)
+            shape = inner.compute_output_shape(shape)
+    elif isinstance(layer, layers.Conv2D | layers.Dense):
+        *places, _ = layer.compute_output_shape(shape)
+        yield math.prod(places) * math.prod(layer.kernel.shape)
+    elif isinstance(layer, layers.LSTM):
+        kernels = (layer.cell.kernel, layer.cell.recurrent_kernel)
+        yield shape[1] * sum(math.prod(kernel.shape) for kernel in kernels)
+    elif layer.weights:
+        raise ValueError(
+            "flops: `model` must have its weights in Conv2D, Dense and LSTM layers, plain or in "
+            f"TimeDistributed; received {layer.name!r}, a {type(layer).__name__}. Count that one "
+            "by hand."
+        )
+
+
+def matrix_rate(
+    dtype: str,
+    *,
+    size: int = 2048,
+    products: int = 1,
+    repeats: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Floating-point operations a second at which this machine multiplies square matrices.
+
+    In float32 a GPU may round the factors to fewer bits first, as the backend has it.
+
+    Args:
+        dtype: of the matrices, such as "bfloat16".
+        size: N, of matrices N x N.
+        products: how many are asked for before the last is waited for.
+        repeats: readings, of which the best counts; one before them does not.
+        clock: what tells the time, in seconds.
+    """
+    rng = np.random.default_rng(0)
+    a, b = (
+        ops.cast(rng.standard_normal((size, size), np.float32) / size**0.5, dtype) for _ in range(2)
+    )
+    taken = []
+    for _ in range(repeats + 1):
+        start = clock()
+        product = a
+        for _ in range(products):
+            product = ops.matmul(product, b)
+        ops.convert_to_numpy(ops.cast(product[0, 0], "float32"))  # waits until it is there
+        taken.append(clock() - start)
+    return 2 * size**3 * products / min(taken[1:])
+
+
+def accelerator() -> str | None:
+    """The name of the GPU or the like that Keras's backend computes on; None if it is the CPU."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        device = jax.devices()[0]
+        return None if device.platform == "cpu" else device.device_kind
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    import tensorflow as tf
+
+    for gpu in tf.config.list_physical_devices("GPU"):
+        return tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+    return None
+
+
+def auto_policy() -> str:
+    """The dtype policy that `Runtime` picks by itself, or would pick if it had TensorFlow.
+
+    On other backends an accelerator gets `mixed_bfloat16`.
+    """
+    if keras.backend.backend() == "tensorflow":
+        from keras_cnnlstm.runtime import Runtime
+
+        return Runtime("auto", "one-device").policy
+    native = {"amx_bf16", "avx512_bf16"} & set(_cpu()["flags"].split())
+    return "mixed_bfloat16" if accelerator() or native else "float32"
+
+
+def num_threads() -> int:
+    """Threads that TensorFlow computes in: as its variable says, or one for each usable core."""
+    return int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or num_cores()
+
+
+def num_cores() -> int:
+    """Cores that this process may run on."""
+    pinned = getattr(os, "sched_getaffinity", None)  # which macOS and Windows lack
+    return len(pinned(0)) if pinned else os.cpu_count() or 1
+
+
+def facts() -> dict[str, Any]:
+    """What a reader of the figures must know of the machine and of what ran on it."""
+    backend, cpu = keras.backend.backend(), _cpu()
+    packages = dict.fromkeys(("keras-cnnlstm", "keras", backend, "torch", "numpy"))
+    return {
+        "cpu": cpu["model name"],
+        "cores": num_cores(),
+        "threads": num_threads(),
+        "precision flags": sorted(_PRECISION_FLAGS & set(cpu["flags"].split())),
+        "accelerator": accelerator(),
+        "backend": backend,
+        "auto precision": auto_policy(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version for name in packages if (version := _version(name))},
+    }
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> dict[str, str]:
+    """Name and flags of the processor, as Linux tells them; elsewhere what Python knows."""
+    found = {"model name": platform.processor() or platform.machine(), "flags": ""}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        first = cpuinfo.read_text().partition("\n\n")[0]
+        lines = (line.partition(":") for line in first.splitlines())
+        found |= {key.strip(): value.strip() for key, _, value in lines}
+        found["flags"] = found["flags"] or found.get("Features", "")  # as Arm names them
+    return found
