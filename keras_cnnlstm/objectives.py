@@ -13,6 +13,7 @@ from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.describer import describer
 from keras_cnnlstm.encoders import ENCODERS
 from keras_cnnlstm.models import MODELS
+from keras_cnnlstm.optimizers import Adam
 from keras_cnnlstm.prefixes import last_step_accuracy
 from keras_cnnlstm.pretrained import PRETRAINED, pretrained, unfreeze
 from keras_cnnlstm.scanners import read_text
@@ -299,5 +300,8 @@ def compile_model(model: keras.Model, config: TrainConfig, objective: Objective)
     settings = {"learning_rate": rate, **_OPTIMIZER_OPTIONS.get(config.optimizer, {})}
     if config.weight_decay:
         settings["weight_decay"] = config.weight_decay
-    optimizer = keras.optimizers.get({"class_name": config.optimizer, "config": settings})
+    if config.optimizer == "adam":
+        optimizer: keras.optimizers.Optimizer = Adam(**settings)
+    else:
+        optimizer = keras.optimizers.get({"class_name": config.optimizer, "config": settings})
     model.compile(optimizer, objective.loss, weighted_metrics=objective.metrics)
