@@ -17,6 +17,7 @@ from keras_cnnlstm.arguments import check_kind, check_whole
 from keras_cnnlstm.benchmark_models import left_out
 from keras_cnnlstm.digits import load_digits
 from keras_cnnlstm.models import cnn_lstm
+from keras_cnnlstm.optimizers import Adam
 from keras_cnnlstm.pipeline import digit_sequences
 from keras_cnnlstm.runtime import Runtime
 from keras_cnnlstm.tasks import Trend
@@ -60,8 +61,9 @@ def pipeline(
 ) -> list[Row]:
     """Times the pipeline alone, and a training fed by it against one fed from memory.
 
-    The model is the reference one, in the precision that a training picks here. Both trainings are
-    `fit` on a dataset; that from memory gets the same batch at each step. They take turns.
+    The model is the reference one, in the precision that a training picks here, with its optimizer.
+    Both trainings are `fit` on a dataset; that from memory gets the same batch at each step. They
+    take turns.
 
     Args:
         batch_size: B, sequences in a batch.
@@ -146,7 +148,7 @@ def _measured(task, batch_size, repeats):
     data = _datasets(task, batch_size)
     with Runtime("auto", "one-device").scope():
         model = cnn_lstm((task.length, 28, 28, 1), task.num_classes)
-        model.compile("adam", "sparse_categorical_crossentropy")
+        model.compile(Adam(), "sparse_categorical_crossentropy")
     step = fit_seconds(model, data[_MEMORY], 1)
     steps = min(max(round(_FIT / step), _STEPS[0]), _STEPS[1])
     fits = {name: partial(fit_seconds, model, batches, steps) for name, batches in data.items()}

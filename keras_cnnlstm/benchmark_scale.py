@@ -21,6 +21,7 @@ from keras_cnnlstm.arguments import check_whole
 from keras_cnnlstm.benchmark_models import left_out, peak_memory, train_call
 from keras_cnnlstm.memory import activation_memory, check_memory
 from keras_cnnlstm.models import cnn_lstm
+from keras_cnnlstm.optimizers import Adam
 from keras_cnnlstm.runtime import Runtime
 from keras_cnnlstm.timings import Row, interleaved
 
@@ -143,7 +144,7 @@ def _train_step(size):
 def _model(size: Size) -> keras.Model:
     with Runtime("auto", "one-device").scope():
         model = cnn_lstm(size.input_shape, _CLASSES)
-        model.compile("adam", "sparse_categorical_crossentropy")
+        model.compile(Adam(), "sparse_categorical_crossentropy")
     return model
 
 
