@@ -5,6 +5,7 @@ has one operation for what takes `keras.ops` many, it is used on that backend al
 """
 
 import inspect
+from types import SimpleNamespace
 
 import keras
 from keras import ops
@@ -104,17 +105,19 @@ class TimeDistributed(keras.layers.TimeDistributed):
 
 @keras.saving.register_keras_serializable(package="keras_cnnlstm")
 class LSTM(keras.layers.LSTM):
-    """`keras.layers.LSTM`, faster where it runs unrolled: it projects all steps' inputs at once.
+    """`keras.layers.LSTM`, faster where no cuDNN runs it: it projects all steps' inputs at once.
 
     The gates of step t are `x_t W + h_{t-1} U + b`. The stock layer multiplies by W step by
-    step; but `x W` needs no state, so with `unroll=True` this one takes it for all B*T rows in
-    one product, which a processor finishes sooner than T small ones, and so for its gradients:
-    of the reference model's train step it took 2 % in float32 and 7 % in mixed_bfloat16, against
-    the stock layer unrolled (2 cores with avx512_bf16, T = 4, B = 64; medians, interleaved).
-    Weights, configuration and answers are those of the stock layer; dropout and rolled loops
-    (cuDNN among them) are left to it. One answer is not: unrolled, backwards and with a mask, as
-    in `Bidirectional`, the stock layer of Keras 3.15.1 on TensorFlow returns zeros in place of the
-    first steps' outputs, and keeps those of the padding.
+    step; but `x W` needs no state, so this one takes it for all B*T rows in one product, which a
+    processor finishes sooner than T small ones, and so for its gradients: of the reference model's
+    train step it took 2 % in float32 and 7 % in mixed_bfloat16, against the stock layer unrolled
+    (2 cores with avx512_bf16, T = 4, B = 64; medians, interleaved), and 9 % in float32 against the
+    stock layer rolled (one core with AVX-512, T = 16).
+    Weights, configuration and answers are those of the stock layer. Dropout is left to it, and so
+    are rolled loops with cuDNN, which TensorFlow has on GPUs, and on other backends. One answer is
+    not: unrolled, backwards and with a mask, as in `Bidirectional`, the stock layer of Keras 3.15.1
+    on TensorFlow returns zeros in place of the first steps' outputs, and keeps those of the
+    padding.
 
     Example:
 
@@ -123,19 +126,41 @@ class LSTM(keras.layers.LSTM):
     """
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        if not self.unroll or (training and (self.dropout or self.recurrent_dropout)):
+        if not self._projects_at_once(training):
             return super().inner_loop(sequences, initial_state, mask, training)
         mask = mask[0] if keras.tree.is_nested(mask) else mask
-        if self.go_backwards:
-            sequences = ops.flip(sequences, axis=1)
-            mask = None if mask is None else ops.flip(mask, axis=1)
         projected = ops.matmul(_fold(sequences), self.cell.kernel)  # (B*T, 4*units)
         if self.cell.use_bias:
             projected = ops.add(projected, self.cell.bias)
         projected = _unfold(projected, sequences)  # (B, T, 4*units)
-        state, outputs = initial_state, []
+        if self.unroll:
+            return self._unrolled(projected, initial_state, mask)
+        loop = SimpleNamespace(
+            cell=lambda x, state: self._step(x, state, None),
+            go_backwards=self.go_backwards,
+            unroll=False,
+            zero_output_for_mask=self.zero_output_for_mask,
+            return_sequences=self.return_sequences,
+        )
+        # Keras's own loop, over what is projected already.
+        return keras.layers.RNN.inner_loop(loop, projected, initial_state, mask, training)
+
+    def _projects_at_once(self, training):
+        if training and (self.dropout or self.recurrent_dropout):
+            return False
+        if self.unroll:
+            return True
+        # Elsewhere Keras calls what the hardware or the backend has for a whole LSTM.
+        tensorflow = keras.backend.backend() == "tensorflow" and self.use_cudnn is not True
+        return tensorflow and not (self.use_cudnn and keras.distribution.list_devices("gpu"))
+
+    def _unrolled(self, projected, state, mask):
+        if self.go_backwards:
+            projected = ops.flip(projected, axis=1)
+            mask = None if mask is None else ops.flip(mask, axis=1)
+        outputs = []
         # Unstacked at once: the gradient of T slices would be T arrays of the whole size.
-        for t, x in enumerate(ops.unstack(projected, sequences.shape[1], axis=1)):
+        for t, x in enumerate(ops.unstack(projected, projected.shape[1], axis=1)):
             output, state = self._step(x, state, None if mask is None else mask[:, t, None])
             outputs.append(output)
         return output, ops.stack(outputs if self.return_sequences else [output], axis=1), state

@@ -191,9 +191,9 @@ def test_no_layer():
 class TestLSTM:
     """The layer that projects all steps at once, against Keras's own with the same weights."""
 
-    def pair(self, **options):
+    def pair(self, unroll=True, **options):
         stock = layers.LSTM(5, **options)
-        ours = LSTM(5, unroll=True, **options)
+        ours = LSTM(5, unroll=unroll, **options)
         for layer in (stock, ours):
             layer.build((None, 4, 3))
         rng = np.random.default_rng(0)
@@ -215,8 +215,9 @@ class TestLSTM:
             {"activation": "relu", "recurrent_activation": "hard_sigmoid"},
         ],
     )
-    def test_equals_the_stock_layer(self, options):
-        stock, ours = self.pair(**options)
+    @pytest.mark.parametrize("unroll", [True, False])
+    def test_equals_the_stock_layer(self, unroll, options):
+        stock, ours = self.pair(unroll, **options)
         x = self.sequences()
         for a, b in zip(keras.tree.flatten(ours(x)), keras.tree.flatten(stock(x)), strict=True):
             assert a.shape == b.shape
@@ -237,11 +238,12 @@ class TestLSTM:
     @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"], indirect=True)
     @pytest.mark.parametrize("go_backwards", [False, True])
     @pytest.mark.parametrize("zero_output_for_mask", [False, True])
+    @pytest.mark.parametrize("unroll", [True, False])
     def test_masked_steps_equal_those_of_the_stock_layer_rolled(
-        self, zero_output_for_mask, go_backwards, policy
+        self, unroll, zero_output_for_mask, go_backwards, policy
     ):
         stock, ours = self.pair(
-            go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask,
+            unroll, go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask,
             return_sequences=True, return_state=True,
         )  # fmt: skip
         mask = np.arange(4) < np.array([4, 1, 2, 3, 4, 1])[:, None]
@@ -272,7 +274,8 @@ class TestLSTM:
         np.testing.assert_array_equal(numpy(ours(x)), numpy(ours(x)))
         assert np.abs(numpy(ours(x, training=True)) - numpy(ours(x))).max() > 1e-2
 
-    def test_same_training_as_the_stock_layer(self):
+    @pytest.mark.parametrize("unroll", [True, False])
+    def test_same_training_as_the_stock_layer(self, unroll):
         def trained(layer):
             model = keras.Sequential([keras.Input((4, 3)), layer, layers.Dense(1, "sigmoid")])
             model.layers[-1].set_weights([np.full((5, 1), 0.5), np.zeros(1)])
@@ -281,8 +284,23 @@ class TestLSTM:
                 model.train_on_batch(self.sequences(seed), np.arange(6) % 2)
             return layer.get_weights()
 
-        for a, b in zip(*map(trained, self.pair()), strict=True):
+        for a, b in zip(*map(trained, self.pair(unroll)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.skipif(not TENSORFLOW, reason="elsewhere rolled loops are the stock layer's")
+    def test_rolled_it_projects_before_the_loop(self, monkeypatch):
+        _, ours = self.pair(unroll=False)
+        widths = []
+        step = LSTM._step
+        monkeypatch.setattr(
+            LSTM, "_step", lambda self, x, *rest: widths.append(x.shape[-1]) or step(self, x, *rest)
+        )
+        ours(self.sequences())
+        assert set(widths) == {4 * 5}
+        monkeypatch.setattr(keras.distribution, "list_devices", lambda kind: ["gpu:0"])
+        widths.clear()
+        ours(self.sequences())  # Keras, which asks for itself, finds no cuDNN
+        assert not widths
 
     def test_bidirectional_and_saving(self, tmp_path):
         inputs = keras.Input((4, 3))
