@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -22,13 +23,25 @@ from keras import layers, ops
 
 from keras_cnnlstm.benchmark_machine import accelerator, auto_policy
 from keras_cnnlstm.models import cnn_lstm
+from keras_cnnlstm.optimizers import Adam
 from keras_cnnlstm.timings import Row, interleaved, timing_row
 
 Say = Callable[[str], object]
-Builder = Callable[[tuple[int, int, int, int]], keras.Model]
+
+
+class Variant(NamedTuple):
+    """One of the models that are compared."""
+
+    build: Callable[[tuple[int, int, int, int]], keras.Model]
+    """From `(T, H, W, C)` to the model."""
+
+    optimizer: type[keras.optimizers.Optimizer] = keras.optimizers.Adam
+    """By which it is trained, with the defaults."""
+
 
 OURS = "keras_cnnlstm"
 STOCK = "stock Keras, a wrapper for each layer"
+_STOCK_ADAM = "keras_cnnlstm with Keras's Adam"  # whose train step alone is another
 
 
 def stock_cnn_lstm(
@@ -62,11 +75,15 @@ def stock_cnn_lstm(
     return keras.Model(frames, layers.Dense(num_classes, "softmax", dtype="float32")(x))
 
 
-BUILDERS: dict[str, Builder] = {
-    STOCK: stock_cnn_lstm,
-    "stock Keras, a wrapper around the CNN": lambda shape: stock_cnn_lstm(shape, wrap="encoder"),
-    OURS: cnn_lstm,
+VARIANTS = {
+    STOCK: Variant(stock_cnn_lstm),
+    "stock Keras, a wrapper around the CNN": Variant(partial(stock_cnn_lstm, wrap="encoder")),
+    _STOCK_ADAM: Variant(cnn_lstm),
+    OURS: Variant(cnn_lstm, Adam),
 }
+"""What is compared, by name."""
+
+_ONCE = tuple(name for name in VARIANTS if name != _STOCK_ADAM)
 
 
 def models(*, batch_size: int, lengths: Sequence[int], repeats: int, say: Say) -> list[Row]:
@@ -124,11 +141,12 @@ def random_batch(batch_size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     return frames, rng.integers(0, 7, batch_size, np.int32)
 
 
-def compiled(build: Builder, length: int, policy: str) -> keras.Model:
-    """The model for T frames, built under a dtype policy and compiled with Adam."""
+def compiled(name: str, length: int, policy: str) -> keras.Model:
+    """One of `VARIANTS` for T frames, built and compiled under a dtype policy."""
+    variant = VARIANTS[name]
     with _dtype_policy(policy):
-        model = build((length, 28, 28, 1))
-        model.compile("adam", "sparse_categorical_crossentropy")
+        model = variant.build((length, 28, 28, 1))
+        model.compile(variant.optimizer(), "sparse_categorical_crossentropy")
     return model
 
 
@@ -169,9 +187,9 @@ def _compare(batch_size, length, repeats, *, train, say):
     section = (train_section if train else inference_section)(batch_size, length)
     batch, call = random_batch(batch_size, length), train_call if train else predict_call
     calls = {
-        f"{name}, {policy}": call(compiled(build, length, policy), *batch)
+        f"{name}, {policy}": call(compiled(name, length, policy), *batch)
         for policy in dict.fromkeys(("float32", auto_policy()))
-        for name, build in BUILDERS.items()
+        for name in (VARIANTS if train else _ONCE)
     }
     block, turns = blocks_and_turns(length, repeats)
     warmed(section, calls, say)
@@ -186,9 +204,9 @@ def _compare(batch_size, length, repeats, *, train, say):
 def _graphs(length, say):
     """Rows of the size of the traced train step, and of the time to trace it."""
     section, rows = f"graph of the train step, T={length}", []
-    for name, build in BUILDERS.items():
+    for name in _ONCE:
         say(f"{section}: tracing {name}")
-        nodes, seconds = traced(compiled(build, length, "float32"))
+        nodes, seconds = traced(compiled(name, length, "float32"))
         rows.append(Row(section, name, nodes, "nodes", remark="functions within counted"))
         rows.append(Row(section, f"{name}, tracing", seconds, remark="once"))
     return rows
@@ -216,7 +234,7 @@ def traced(model: keras.Model) -> tuple[int, float]:
 def _memory(batch_size, length, say):
     """Rows of the memory that two train steps take, each in a process of its own."""
     section, rows = f"memory of a train step, B={batch_size}, T={length}", []
-    for name in BUILDERS:
+    for name in _ONCE:
         say(f"{section}: {name}")
         try:
             grown = _run(f"print_growth({name!r}, {batch_size}, {length})")
@@ -245,11 +263,11 @@ def print_growth(name: str, batch_size: int, length: int) -> None:
     """Prints by how many bytes two train steps raise the peak of this process's memory.
 
     Args:
-        name: of `BUILDERS`.
+        name: of `VARIANTS`.
         batch_size: B.
         length: T.
     """
-    model = compiled(BUILDERS[name], length, "float32")
+    model = compiled(name, length, "float32")
     step = train_call(model, *random_batch(batch_size, length))
     before = peak_memory()
     step(), step()

@@ -1,7 +1,7 @@
 """The reference model in PyTorch, where it is installed, beside this package's in one process.
 
-Both read the same uint8 frames from main memory and answer there; both train by Adam (PyTorch's
-fused one) on the cross entropy. Both compute in as many threads.
+Both read the same uint8 frames from main memory and answer there; both train by Adam (each by
+its fused one) on the cross entropy. Both compute in as many threads.
 """
 
 import contextlib
@@ -24,7 +24,6 @@ from keras_cnnlstm.benchmark_models import (
     train_section,
     warmed,
 )
-from keras_cnnlstm.models import cnn_lstm
 from keras_cnnlstm.timings import Row, interleaved, timing_row
 
 Say = Callable[[str], object]
@@ -113,7 +112,7 @@ def _compare(policy, length, batch_size, *, train, repeats, say):
     batch = random_batch(batch_size, length)
     title = (train_section if train else inference_section)(batch_size, length)
     section = f"{title}, against PyTorch"
-    model = compiled(cnn_lstm, length, policy)
+    model = compiled(OURS, length, policy)
     ours = f"{OURS}, {policy}"
     calls, missing = {ours: (train_call if train else predict_call)(model, *batch)}, []
     for variant in VARIANTS:

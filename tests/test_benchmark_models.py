@@ -11,9 +11,10 @@ import pytest
 
 from keras_cnnlstm import benchmark_models as module
 from keras_cnnlstm.benchmark_models import (
-    BUILDERS,
+    _ONCE,
     OURS,
     STOCK,
+    VARIANTS,
     blocks_and_turns,
     compiled,
     models,
@@ -30,7 +31,7 @@ from keras_cnnlstm.models import cnn_lstm
 @pytest.fixture(scope="module")
 def trio():
     """The three models of T = 2, compiled, with the same weights."""
-    found = {name: compiled(build, 2, "float32") for name, build in BUILDERS.items()}
+    found = {name: compiled(name, 2, "float32") for name in _ONCE}
     for model in found.values():
         model.set_weights(found[OURS].get_weights())
     return found
@@ -68,7 +69,7 @@ def test_a_train_call_trains_and_hands_over_the_last_weight(trio):
 
 
 def test_a_policy_holds_for_the_model_alone():
-    model = compiled(cnn_lstm, 2, "mixed_bfloat16")
+    model = compiled(OURS, 2, "mixed_bfloat16")
     assert model.get_layer("lstm1").compute_dtype == "bfloat16"
     assert keras.config.dtype_policy().name == "float32"
 
@@ -76,7 +77,7 @@ def test_a_policy_holds_for_the_model_alone():
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's graphs")
 def test_our_graph_is_that_of_any_length_the_stock_one_grows():
     nodes = {
-        (name, length): traced(compiled(BUILDERS[name], length, "float32"))[0]
+        (name, length): traced(compiled(name, length, "float32"))[0]
         for name in (STOCK, OURS)
         for length in (9, 12)  # not unrolled
     }
@@ -86,10 +87,10 @@ def test_our_graph_is_that_of_any_length_the_stock_one_grows():
 
 def test_rows_compare_with_stock_keras_in_float32(monkeypatch):
     monkeypatch.setattr(module, "auto_policy", lambda: "mixed_bfloat16")
-    monkeypatch.setattr(module, "compiled", lambda build, length, policy: (build, policy))
+    monkeypatch.setattr(module, "compiled", lambda *names: names)
     monkeypatch.setattr(module, "train_call", lambda model, *batch: lambda: None)
     seconds = {f"{name}, {policy}": [1.0, 2.0, 3.0] for policy in ("float32", "mixed_bfloat16")
-               for name in BUILDERS}  # fmt: skip
+               for name in VARIANTS}  # fmt: skip
     seconds[f"{OURS}, mixed_bfloat16"] = [0.5, 0.5, 0.5]
     asked = []
 
@@ -102,7 +103,7 @@ def test_rows_compare_with_stock_keras_in_float32(monkeypatch):
     rows = module._compare(5, 4, 3, train=True, say=said.append)
     assert asked == [(tuple(seconds), 3, 4)]
     assert {row.section for row in rows} == {"train step, B=5, T=4"}
-    assert [row.ratio for row in rows] == [1, 1, 1, 1, 1, 4]
+    assert [row.ratio for row in rows] == [1] * 7 + [4]
     last = rows[-1]
     assert (last.name, last.value, last.unit) == (f"{OURS}, mixed_bfloat16", 0.5, "s")
     assert last.remark == f"as fast as {STOCK}, float32 (3 turns)"
@@ -159,5 +160,5 @@ def test_a_real_run():
     assert len(set(names)) == len(names)
     assert all(row.value > 0 for row in rows)
     memory = {row.name: row.value for row in rows if row.section.startswith("memory")}
-    assert memory.keys() == BUILDERS.keys()
+    assert tuple(memory) == _ONCE
     assert all(10e6 < grown < 1e9 for grown in memory.values())  # 13.5 MB of weights, updated
