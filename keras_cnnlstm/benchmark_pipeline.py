@@ -111,7 +111,7 @@ def overlapped_rows(section: str, steps: dict[str, list[float]]) -> list[Row]:
         shares = [s / b - 1 for s, b in zip(seconds, base, strict=True)]
         low, median, high = np.quantile(shares, (0.25, 0.5, 0.75)).tolist()
         remark = "of the train step from memory, median of the turns"
-        rows.append(Row(section, f"share of {name}", median, "of a step", low, high, None, remark))
+        rows.append(Row(section, f"share of {name}", median, "", low, high, None, remark))
     return rows
 
 
