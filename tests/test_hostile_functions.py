@@ -51,6 +51,7 @@ from keras_cnnlstm import (
     torch_weights,
     training,
     videos,
+    views,
     workers,
 )
 
@@ -221,6 +222,7 @@ CASES = {
         state_dicts.write_state_dict, path=of("/dev/null/x.safetensors"), state_dict=Either(st.builds(state_dict), DICT | ANYTHING)
     ),
     "prefixes.every_step_model": call(prefixes.every_step_model, model=model_of(toy)),
+    "views.average_views": call(views.average_views, model=model_of(toy), views=of(2, 7)),
     "streaming.step_model": call(streaming.step_model, model=model_of(toy)),
     "torch_weights.load_torch": call(
         torch_weights.load_torch, model=model_of(toy), state_dict=Either(st.builds(state_dict), DICT | ANYTHING)
@@ -285,7 +287,7 @@ INNER = {
         "sources.digit_task", "sources.write_example", "splits.listed",
         "state_dicts.checked_arrays", "state_dicts.is_counter", "state_dicts.natural",
         "state_dicts.torch_modules", "stratification.stratify", "timings.interleaved",
-        "timings.times_as_fast", "timings.timing_row",
+        "timings.times_as_fast", "timings.timing_row", "views.neighbours",
     ],
     "tell what a report found out about a run": [
         "baselines.bag_of_frames", "baselines.majority", "baselines.oracle",
