@@ -231,7 +231,7 @@ class Validate:
 class Benchmark:
     """Time the reference model on this machine: against stock Keras, PyTorch, and its own data.
 
-    What is compared takes turns in one process. By default it takes HOWLONG minutes on 2 cores.
+    What is compared takes turns in one process. By default it takes about 12 minutes on 2 cores.
     With KERAS_BACKEND=jax or torch the sections machine, models and torch run, on CPU or GPU,
     without TensorFlow.
     """

@@ -340,6 +340,9 @@ INNER = {
 INNER_MODULES = {
     "benchmark_machine": "measures what `benchmark` has checked",
     "benchmark_models": "measures what `benchmark` has checked",
+    "benchmark_exports": "measures what `benchmark` has checked",
+    "benchmark_pipeline": "measures what `benchmark` has checked",
+    "benchmark_scale": "measures what `benchmark` has checked",
     "benchmark_torch": "measures what `benchmark` has checked",
     "converters": "writes the model that `export` has opened and checked",
     "endpoints": "is what `export` puts around a model, as a graph",
