@@ -24,6 +24,7 @@ _MOVES = (
     (0, 1.0, -0.018, -0.018),
 )
 MOST_VIEWS = len(_MOVES)
+_INPUTS = {"frames", "lengths"}
 
 
 def average_views(model: keras.Model, views: int = MOST_VIEWS) -> keras.Model:
@@ -33,12 +34,13 @@ def average_views(model: keras.Model, views: int = MOST_VIEWS) -> keras.Model:
     exported in its place; it takes `views` times as long. It cannot be streamed.
 
     Args:
-        model: a model from `frames (B, T, H, W, C) uint8` alone to probabilities or values.
+        model: a model from `frames (B, T, H, W, C) uint8`, and perhaps `lengths (B,)`, to
+            probabilities or values.
         views: how many: the frames as they are, turned by 5 degrees each way, zoomed by 6 % each
             way, shifted by 1.8 % of the side each way, in this order; 2 to 7.
 
     Returns:
-        A model from the same frames to the mean answer, under the same names.
+        A model from the same inputs to the mean answer, under the same names.
 
     Raises:
         ValueError: if an argument is none of these.
@@ -54,19 +56,25 @@ def average_views(model: keras.Model, views: int = MOST_VIEWS) -> keras.Model:
         raise ValueError(
             f"average_views: `views` must be 2 to {MOST_VIEWS}; received {told(views)}."
         )
-    frames = model.inputs[0]
-    if len(model.inputs) != 1 or len(model.outputs) != 1 or len(frames.shape) != 5:
+    given = {tensor.name: tensor for tensor in model.inputs}
+    fits = "frames" in given and len(given["frames"].shape) == 5 and given.keys() <= _INPUTS
+    if not fits or len(model.outputs) != 1:
         raise ValueError(
-            "average_views: `model` must go from frames (B, T, H, W, C) alone to one answer; "
-            f"received one of {len(model.inputs)} inputs and {len(model.outputs)} outputs, the "
-            f"first input of shape {frames.shape}."
+            "average_views: `model` must go from frames (B, T, H, W, C), and perhaps lengths, to "
+            f"one answer; received one of the inputs {sorted(given)} and {len(model.outputs)} "
+            "outputs."
         )
-    x = keras.Input(frames.shape[1:], dtype=frames.dtype, name=frames.name)
-    copies = Views(int(views), name="views")(x)  # (views * B, T, H, W, C)
-    name = model.output_names[0]
-    (answer,) = keras.tree.flatten(model(copies))
-    mean = MeanOfViews(int(views), name=name)(answer)
-    return keras.Model(x, mean, name=f"{model.name}_views")
+    inputs = {name: keras.Input(x.shape[1:], dtype=x.dtype, name=name) for name, x in given.items()}
+    copies = {
+        "frames": Views(int(views), name="views")(inputs["frames"])
+    }  # (views * B, T, H, W, C)
+    if "lengths" in given:
+        copies["lengths"] = Views(int(views), move=False, name="same_lengths")(inputs["lengths"])
+    (answer,) = keras.tree.flatten(model(copies if len(copies) > 1 else copies["frames"]))
+    mean = MeanOfViews(int(views), name=model.output_names[0])(answer)
+    return keras.Model(
+        inputs if len(inputs) > 1 else inputs["frames"], mean, name=f"{model.name}_views"
+    )
 
 
 @keras.saving.register_keras_serializable(package="keras_cnnlstm")
@@ -78,14 +86,17 @@ class Views(layers.Layer):
 
     Args:
         views: how many copies, the first as it is.
+        move: whether to move them; else the copies are equal, whatever their shape.
         **kwargs: `name`, `dtype`, ... of the layer.
     """
 
-    def __init__(self, views, **kwargs):
+    def __init__(self, views, move=True, **kwargs):
         super().__init__(**kwargs)
-        self.views = views
+        self.views, self.move = views, move
 
     def call(self, frames):
+        if not self.move:
+            return ops.concatenate([frames] * self.views, axis=0)
         height, width, channels = frames.shape[2:]
         pixels = ops.cast(ops.reshape(frames, (-1, height * width, channels)), "float32")
         copies = [frames]
@@ -105,7 +116,7 @@ class Views(layers.Layer):
         return keras.KerasTensor((None, *frames.shape[1:]), frames.dtype)
 
     def get_config(self):
-        return {**super().get_config(), "views": self.views}
+        return {**super().get_config(), "views": self.views, "move": self.move}
 
 
 @keras.saving.register_keras_serializable(package="keras_cnnlstm")

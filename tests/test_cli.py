@@ -11,14 +11,15 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from keras_cnnlstm import benchmark, cli
+from keras_cnnlstm import benchmark, cli, views
 from keras_cnnlstm.answers import headline
 from keras_cnnlstm.calibration import scaled
 from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.evaluation import score
 from keras_cnnlstm.export import Format
 from keras_cnnlstm.objectives import build_model
 from keras_cnnlstm.runs import load_model, load_run, new_run_dir, save_model
-from keras_cnnlstm.sources import open_source
+from keras_cnnlstm.sources import batches_to_score, open_source
 from keras_cnnlstm.timings import Row
 
 
@@ -67,6 +68,26 @@ def test_evaluate_repeats_the_scores_of_the_run(trained, capsys):
     assert json.loads(capsys.readouterr().out) == load_run(run).metrics["test"]
     assert cli.main(["evaluate", str(run), "--num-sequences", "100"]) == 0
     assert "macro recall" in capsys.readouterr().out
+
+
+def test_evaluate_scores_the_mean_of_several_views(trained, capsys, monkeypatch):
+    run, _ = trained
+    asked = []
+
+    average = views.average_views
+    monkeypatch.setattr(views, "average_views", lambda *a: asked.append(a[1]) or average(*a))
+    assert cli.main(["evaluate", str(run), "--num-sequences", "50", "--views", "3", "--json"]) == 0
+    told, loaded = json.loads(capsys.readouterr().out), load_run(run)
+    tests, task = batches_to_score(loaded, num_sequences=50)
+    assert asked == [3]
+    assert told == score(average(loaded.model, 3), tests, task)
+
+
+def test_views_that_are_none(trained, fails, tmp_path):
+    run, _ = trained
+    assert "`views` must be 2 to 7; received 9" in fails("evaluate", run, "--views", 9)
+    assert "received 0" in fails("export", run, tmp_path / "out", "--views", 0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_predict_answers_as_the_model_does(trained, capsys):

@@ -212,7 +212,11 @@ def start(*words):
 
 def flags(path):
     options = OPTIONS | {"run_dir": path, "lstm_units": 8}
-    return [w for k, v in options.items() for w in (f"--{k.replace('_', '-')}", v)]
+    words = [
+        (f"--{name.replace('_', '-')}", *([] if value is True else [value]))
+        for name, value in options.items()
+    ]
+    return [word for pair in words for word in pair]
 
 
 def until(process, text):

@@ -74,6 +74,14 @@ def test_the_answer_is_the_mean_of_those_to_each_view(views, options):
     assert found.inputs[0].name == "frames"
 
 
+def test_of_unequal_lengths():
+    one, x, lengths = model(lengths=True), frames(), np.array([1, 3], "int32")
+    copies = keras.ops.convert_to_numpy(Views(3)(x)).reshape(3, *x.shape)
+    expected = np.mean([one({"frames": c, "lengths": lengths}) for c in copies], axis=0)
+    found = average_views(one, 3)({"frames": x, "lengths": lengths})
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_any_length():
     one = cnn_lstm((None, *SHAPE[1:]), 4, encoder="small_cnn")
     assert average_views(one)(frames()[:, :2]).shape == (2, 4)
@@ -107,8 +115,12 @@ def test_it_can_be_exported(format, tmp_path):
     [
         (model, 1, "`views` must be 2 to 7; received 1"),
         (model, 8, "`views` must be 2 to 7; received 8"),
-        (lambda: model(lengths=True), 3, r"`model` must go from frames .* one of 2 inputs and 1"),
-        (lambda: model(return_state=True), 3, ".* one of 1 inputs and 3 outputs"),
+        (
+            lambda: model(initial_state=True),
+            3,
+            r"`model` must go from frames .* inputs \['frames', 'lstm1_c', 'lstm1_h'\] and 1",
+        ),
+        (lambda: model(return_state=True), 3, r".* inputs \['frames'\] and 3 outputs"),
     ],
 )
 def test_bad_arguments(build, views, message):
