@@ -12,7 +12,7 @@ import keras
 from keras import layers
 
 from keras_cnnlstm.arguments import is_whole, told
-from keras_cnnlstm.layers import BatchNormalization, ResidualBlock
+from keras_cnnlstm.cnn_layers import BatchNormalization, ResidualBlock
 
 
 def conv_pool(filters: Sequence[int] = (32, 64), kernel_size: int = 3) -> keras.Sequential:
@@ -78,7 +78,7 @@ def residual_cnn(
     """The strongest of the small encoders: a convolution, then residual blocks with BatchNorm.
 
     Conv-MaxPool-BatchNorm-ReLU, a block at half the image's size, each further block at half the
-    size of the one before; see `layers.ResidualBlock`. BatchNorm takes its statistics over all
+    size of the one before; see `cnn_layers.ResidualBlock`. BatchNorm takes its statistics over all
     frames of a batch together, those of padding left out (as long as `cnn_lstm` wraps the layers
     one by one, its default).
 

@@ -32,7 +32,8 @@ from typing import Any
 
 import keras
 
-import keras_cnnlstm.layers  # noqa: F401 - registers the classes that saved models are made of
+import keras_cnnlstm.cnn_layers
+import keras_cnnlstm.layers  # noqa: F401 - both register what saved models are made of
 from keras_cnnlstm.arguments import as_path, told
 from keras_cnnlstm.calibration import Calibration, scale_temperature
 from keras_cnnlstm.config import TrainConfig

@@ -8,7 +8,8 @@ import keras_cnnlstm
 PACKAGE = Path(keras_cnnlstm.__file__).parent
 RANKS = {
     "arguments": 0,
-    "tasks": 1, "digits": 1, "layers": 1, "config": 1, "files": 1, "artefacts": 1, "answers": 2,
+    "tasks": 1, "digits": 1, "layers": 1, "cnn_layers": 1, "config": 1, "files": 1, "artefacts": 1,
+    "answers": 2,
     "plots": 1, "state_dicts": 1, "layer_weights": 1, "frames": 1, "stratification": 1,
     "calibration": 1, "averaging": 1, "read_ahead": 1, "vocabulary": 1, "containers": 1,
     "workers": 1, "scores": 2,
@@ -34,7 +35,7 @@ RANKS = {
     "cli": 16,
 }  # fmt: skip
 WITH_TENSORFLOW = {
-    "distortions", "layers", "optimizers", "tensorboard_images", "progress", "pipeline",
+    "distortions", "cnn_layers", "optimizers", "tensorboard_images", "progress", "pipeline",
     "clip_batches", "sources", "workers",
     "replicas", "runtime", "scores",
     "class_maps", "baselines", "findings", "evaluation", "training", "cli", "artefacts",

@@ -32,7 +32,10 @@ def run_on_jax(*jobs):
 
 @pytest.mark.slow  # these two compile hundreds of functions for one call each
 def test_every_model_answers_on_jax():
-    run_on_jax((["models"], ["-k", "TestContract and answers and not float16"]), (["layers"], []))
+    run_on_jax(
+        (["models"], ["-k", "TestContract and answers and not float16"]),
+        (["layers", "cnn_layers"], []),
+    )
 
 
 @pytest.mark.slow

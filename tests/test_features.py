@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from keras_cnnlstm.cnn_layers import ResidualBlock
 from keras_cnnlstm.features import (
     FeatureCache,
     encode_images,
@@ -14,7 +15,7 @@ from keras_cnnlstm.features import (
     frames_key,
     split_model,
 )
-from keras_cnnlstm.layers import LSTM, ResidualBlock, TimeDistributed
+from keras_cnnlstm.layers import LSTM, TimeDistributed
 from keras_cnnlstm.models import cnn_lstm, flat_mlp
 from keras_cnnlstm.pretrained import pretrained, unfreeze
 

@@ -8,8 +8,9 @@ import pytest
 from keras import layers
 
 from keras_cnnlstm import memory
+from keras_cnnlstm.cnn_layers import ResidualBlock
 from keras_cnnlstm.encoders import conv_pool
-from keras_cnnlstm.layers import ResidualBlock, TimeDistributed
+from keras_cnnlstm.layers import TimeDistributed
 from keras_cnnlstm.memory import Estimate, activation_memory, available_memory, check_memory
 from keras_cnnlstm.models import cnn_lstm
 

@@ -13,7 +13,7 @@ import pytest
 from keras import layers
 
 from keras_cnnlstm import pretrained as module
-from keras_cnnlstm.layers import ResidualBlock
+from keras_cnnlstm.cnn_layers import ResidualBlock
 from keras_cnnlstm.models import cnn_lstm
 from keras_cnnlstm.pretrained import PRETRAINED, leaf_layers, pretrained, unfreeze
 
