@@ -43,5 +43,5 @@ def test_all_tests_of_what_speaks_keras_alone_pass_on_jax():
     run_on_jax(
         (["models", "encoders", "tasks"], []),
         (["blocks", "scanners", "streaming", "memory", "features"], []),
-        (["describer", "sentences", "vocabulary"], []),
+        (["describer", "sentences", "vocabulary", "prefixes", "views", "cnn_layers"], []),
     )

@@ -183,7 +183,9 @@ def test_export_offers_every_format():
     assert choices["format"] == get_args(Format)
 
 
-@pytest.mark.parametrize("form", ["saved_model", "litert", "onnx"])
+@pytest.mark.parametrize(
+    "form", ["saved_model", *(pytest.param(f, marks=pytest.mark.slow) for f in ("litert", "onnx"))]
+)
 def test_predict_answers_the_same_from_a_run_and_from_its_exports(trained, form, capsys, tmp_path):
     run, _ = trained
     files = [str(f) for f in sorted((run / "example").glob("*.png"))]
@@ -288,7 +290,10 @@ def runs(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("task", UNUSUAL)
+@pytest.mark.parametrize(
+    "task",
+    ["digits", *(pytest.param(t, marks=pytest.mark.slow) for t in UNUSUAL if t != "digits")],
+)
 def test_predict_answers_every_task_by_run_and_by_export(runs, task, capsys, tmp_path):
     run, exported = runs / task, tmp_path / "exported"
     files = [str(f) for f in sorted((run / "example").glob("*.png"))]

@@ -161,6 +161,7 @@ def test_asked_and_scored_by_the_commands(run, command):
     assert "of words, BLEU" in told
 
 
+@pytest.mark.slow
 def test_an_export_says_the_same_and_knows_its_words(run, tmp_path, command):
     export(run, tmp_path / "served")
     artefact = load_artefact(tmp_path / "served")

@@ -288,6 +288,7 @@ class TestSavedModel:
         # As on a machine with a GPU: "auto" then puts cuDNN's operations into a graph.
         rnn = sys.modules["keras.src.backend.tensorflow.rnn"]
         monkeypatch.setattr(rnn, "_is_gpu_available", lambda: True)
+        monkeypatch.setattr(keras.distribution, "list_devices", lambda kind: [f"{kind}:0"])
         for bidirectional in (False, True):
             model = cnn_lstm((12, 8, 8, 1), 3, lstm_units=(4,), bidirectional=bidirectional)
             assert "CudnnRNNV3" in operations(endpoints.serving(model))
@@ -374,6 +375,7 @@ class TestAnyLength:
         assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 class TestEveryKindOfModel:
     @pytest.mark.parametrize("format", ["litert", "onnx"])  # a SavedModel of one has lengths, below
     def test_bidirectional(self, format, tmp_path):

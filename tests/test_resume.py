@@ -95,6 +95,7 @@ def test_a_finished_run_is_scored_again_and_stays_the_same(whole):
     assert after["training"]["epochs"] == before["training"]["epochs"]
 
 
+@SLOW
 def test_a_run_can_grow(tmp_path):
     constant = {"schedule": "constant", "lstm_units": (4,)}  # a schedule would end later
     long = train(config(tmp_path / "long", **constant))

@@ -44,6 +44,7 @@ def whole(tmp_path_factory):
     return train(config(tmp_path_factory.mktemp("whole") / "run"))
 
 
+@pytest.mark.slow
 def test_a_run_with_pictures_that_broke_off_ends_as_one_without(whole, tmp_path):
     logged = config(tmp_path / "run", tensorboard=True)
     original = run_writer.RunWriter.on_train_batch_end

@@ -98,6 +98,7 @@ def test_weights_are_shared_and_saved_with_it(tmp_path):
     np.testing.assert_allclose(loaded(frames()), whole(frames()), atol=1e-6)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export needs TensorFlow")
 @pytest.mark.parametrize(
     "format",
     ["saved_model", *(pytest.param(f, marks=pytest.mark.slow) for f in ("litert", "onnx"))],
