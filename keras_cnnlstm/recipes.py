@@ -20,7 +20,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "elastic": 0.4,
         "untouched": 0.2,
         "steps_per_epoch": 550,
-        "epochs": 4,
+        "epochs": 6,
         "learning_rate": 3e-3,
         "ema": 0.998,
         "balance": 0.25,
