@@ -92,7 +92,7 @@ def scale(
     sizes: Mapping[str, Sequence[Size]] = SIZES,
     say: Say = lambda text: None,
 ) -> list[Row]:
-    """Measures speed and memory of the reference model's training as it grows; 5 to 8 minutes.
+    """Measures speed and memory of the reference model's training as it grows.
 
     Args:
         repeats: turns of each comparison; fewer if they take over 45 seconds.

@@ -231,7 +231,7 @@ class Validate:
 class Benchmark:
     """Time the reference model on this machine: against stock Keras, PyTorch, and its own data.
 
-    What is compared takes turns in one process. By default it takes about 12 minutes on 2 cores.
+    What is compared takes turns in one process. T = 4 and 16 take 7 minutes on 2 cores, 40 longer.
     With KERAS_BACKEND=jax or torch the sections machine, models and torch run, on CPU or GPU,
     without TensorFlow.
     """
@@ -239,7 +239,7 @@ class Benchmark:
     sections: tuple[
         Literal["machine", "models", "torch", "latency", "streaming", "pipeline", "scale"], ...
     ] = ("machine", "models", "torch", "latency", "streaming", "pipeline")
-    """What to measure; scale takes 8 minutes more. What cannot run here is left out, and told."""
+    """What to measure; scale takes minutes more. What cannot run here is left out, and told."""
 
     batch_size: int = 64
     """Sequences in a training batch."""

@@ -20,7 +20,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "elastic": 0.4,
         "untouched": 0.2,
         "steps_per_epoch": 550,
-        "epochs": 6,
+        "epochs": 5,
         "learning_rate": 3e-3,
         "ema": 0.998,
         "balance": 0.25,
@@ -46,9 +46,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """The recipes by name.
 
-* `reference`: the architecture and the settings of the tutorials, 40 epochs.
-* `fast`: the shortest way to 98 %.
-* `best`: the highest score. Two convolutions at each size of the image, BatchNorm, the trend so far
-  at each step as a target, affine and elastic augmentation, averaged weights. No digit label
-  reaches the model.
+* `reference`: the architecture and the settings of the tutorials, 40 epochs: 98.35 % in 494 s on
+  another machine, with bfloat16.
+* `fast`: the shortest way to 98 %, in about five minutes.
+* `best`: the highest score, 99.03 % (99.20 % averaged over 7 views), in 97 minutes on one of the
+  two cores. Two convolutions at each size of the image, BatchNorm, the trend so far at each step as
+  a target, affine and elastic augmentation, averaged weights. No digit label reaches the model.
 """
