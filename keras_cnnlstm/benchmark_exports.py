@@ -25,7 +25,7 @@ from keras_cnnlstm.export import export
 from keras_cnnlstm.models import cnn_lstm
 from keras_cnnlstm.runtime import Runtime
 from keras_cnnlstm.streaming import Stream
-from keras_cnnlstm.timings import Row, interleaved, timing_row
+from keras_cnnlstm.timings import Row, against_row, interleaved, timing_row
 
 Call = Callable[[], object]
 
@@ -97,10 +97,8 @@ def _against_torch(seconds):
     )
     if not ours or not theirs:
         return []
-    turns = np.median(seconds[theirs], 1) / np.median(seconds[ours], 1)
-    low, median, high = np.quantile(turns, (0.25, 0.5, 0.75)).tolist()
-    name = f"{ours}, against the best of PyTorch"
-    return [Row(_SECTION, name, median, "times", low, high, median, f"as fast as {theirs}")]
+    turns = {name: np.median(seconds[name], 1).tolist() for name in (ours, theirs)}
+    return [against_row(_SECTION, ours, turns[ours], (theirs, turns[theirs]))]
 
 
 def each_call(

@@ -134,10 +134,12 @@ def blocks_and_turns(length: int, repeats: int) -> tuple[int, int]:
     return max(1, min(4, 16 // length)), min(repeats, max(3, round(repeats * 4 / length)))
 
 
-def random_batch(batch_size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames `(B, T, 28, 28, 1)` uint8 and targets `(B,)` int32, the same at each call."""
+def random_batch(
+    batch_size: int, length: int, frame_shape: tuple[int, int, int] = (28, 28, 1)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frames `(B, T, H, W, C)` uint8 and targets `(B,)` int32, the same at each call."""
     rng = np.random.default_rng(0)
-    frames = rng.integers(0, 256, (batch_size, length, 28, 28, 1), np.uint8)
+    frames = rng.integers(0, 256, (batch_size, length, *frame_shape), np.uint8)
     return frames, rng.integers(0, 7, batch_size, np.int32)
 
 
@@ -250,13 +252,27 @@ def _memory(batch_size, length, say):
 
 def _run(expression):
     """The number that a fresh Python prints for an expression of this module."""
+    done = fresh_python("-c", f"from {__spec__.name} import *; {expression}")
+    done.check_returncode()
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def fresh_python(*words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    """What a Python process of its own, which finds this package, did with these words.
+
+    Args:
+        *words: after the name of the interpreter.
+        timeout: seconds that it may take.
+
+    Raises:
+        subprocess.TimeoutExpired: if it takes longer.
+    """
     root = str(Path(__file__).parents[1])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-c", f"from {__spec__.name} import *; {expression}"],
-        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True,
+    return subprocess.run(
+        [sys.executable, *words],
+        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def print_growth(name: str, batch_size: int, length: int) -> None:

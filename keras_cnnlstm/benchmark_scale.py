@@ -7,18 +7,22 @@ fresh process for each size, since none gives back what it once took.
 import functools
 import itertools
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from keras_cnnlstm.arguments import check_whole
-from keras_cnnlstm.benchmark_models import left_out, peak_memory, train_call
+from keras_cnnlstm.benchmark_models import (
+    fresh_python,
+    left_out,
+    peak_memory,
+    random_batch,
+    train_call,
+)
 from keras_cnnlstm.memory import activation_memory, check_memory
 from keras_cnnlstm.models import cnn_lstm
 from keras_cnnlstm.optimizers import Adam
@@ -149,10 +153,7 @@ def _model(size: Size) -> keras.Model:
 
 
 def _batch(size):
-    """Frames `(B, T, H, W, C)` uint8 and targets `(B,)` int32, the same at each call."""
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 256, (size.batch_size, *size.input_shape), np.uint8)
-    return frames, rng.integers(0, _CLASSES, size.batch_size, np.int32)
+    return random_batch(size.batch_size, size.length, size.input_shape[1:])
 
 
 def _turns(calls, repeats):
@@ -210,12 +211,7 @@ def measured_memory(size: Size) -> Memory:
         ValueError: if that process fails; with its last words.
         subprocess.TimeoutExpired: if it takes over five minutes.
     """
-    root = str(Path(__file__).parents[1])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-m", __spec__.name, *map(str, size)],
-        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=_LONGEST,
-    )  # fmt: skip
+    done = fresh_python("-m", __spec__.name, *map(str, size), timeout=_LONGEST)
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]
         raise ValueError(

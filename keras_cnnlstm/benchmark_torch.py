@@ -24,7 +24,7 @@ from keras_cnnlstm.benchmark_models import (
     train_section,
     warmed,
 )
-from keras_cnnlstm.timings import Row, interleaved, timing_row
+from keras_cnnlstm.timings import Row, against_row, interleaved, timing_row
 
 Say = Callable[[str], object]
 Variant = tuple[str, bool, bool]  # its name; channels last? compiled?
@@ -144,10 +144,7 @@ def comparison_rows(section: str, ours: str, seconds: dict[str, list[float]]) ->
     if not others:
         return rows
     best = min(others, key=lambda name: np.median(others[name]))
-    ratios = [slow / fast for slow, fast in zip(others[best], seconds[ours], strict=True)]
-    low, median, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
-    name = f"{ours}, against the best of PyTorch"
-    return [*rows, Row(section, name, median, "times", low, high, median, f"as fast as {best}")]
+    return [*rows, against_row(section, ours, seconds[ours], (best, others[best]))]
 
 
 @contextlib.contextmanager

@@ -99,6 +99,23 @@ def timing_row(
     return Row(section, name, median, "s", low, high, ratio, remark or f"as fast as {than[0]}")
 
 
+def against_row(
+    section: str, name: str, ours: Sequence[float], best: tuple[str, Sequence[float]]
+) -> Row:
+    """A row of how many times as fast ours is as the best of PyTorch: no time, a ratio.
+
+    Args:
+        section: as in `Row`.
+        name: of what is ours.
+        ours: its seconds, one for each turn.
+        best: name and seconds of what it is compared with.
+    """
+    ratios = [slow / fast for slow, fast in zip(best[1], ours, strict=True)]
+    low, median, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
+    name, remark = f"{name}, against the best of PyTorch", f"as fast as {best[0]}"
+    return Row(section, name, median, "times", low, high, median, remark)
+
+
 def seconds_per_sequence(
     model: keras.Model,
     inputs: np.ndarray | Mapping[str, np.ndarray],

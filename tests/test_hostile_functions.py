@@ -286,7 +286,7 @@ INNER = {
         "scores.accuracy_by_length", "scores.score_answers", "scores.summary", "sentences.shifted",
         "sources.digit_task", "sources.write_example", "splits.listed",
         "state_dicts.checked_arrays", "state_dicts.is_counter", "state_dicts.natural",
-        "state_dicts.torch_modules", "stratification.stratify", "timings.interleaved",
+        "state_dicts.torch_modules", "stratification.stratify", "timings.against_row", "timings.interleaved",
         "timings.times_as_fast", "timings.timing_row", "views.neighbours",
     ],
     "tell what a report found out about a run": [
