@@ -139,7 +139,7 @@ def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     [0.75, 0.25]
     """
     _check_temperature("scaled", temperature)
-    probabilities = as_numbers("scaled: `probabilities`", probabilities)
+    probabilities = as_numbers("scaled: `probabilities`", probabilities).astype(float)
     if not probabilities.size:
         raise ValueError(
             f"scaled: `probabilities` must be one or more; received shape {probabilities.shape}."
@@ -301,7 +301,8 @@ def _check_temperature(function, temperature):
 
 def _checked(function, targets, probabilities) -> tuple[np.ndarray, np.ndarray]:
     targets = as_numbers(f"{function}: `targets`", targets, kinds="iu")
-    probabilities = as_numbers(f"{function}: `probabilities`", probabilities)
+    # In float32 a loss that is flat around its least would say so over a thousandth of T.
+    probabilities = as_numbers(f"{function}: `probabilities`", probabilities).astype(float)
     if probabilities.ndim != 2 or targets.shape != (len(probabilities),) or not targets.size:
         raise ValueError(
             f"{function}: `targets` (N,) and `probabilities` (N, num_classes) must have the same "

@@ -56,6 +56,16 @@ def test_a_few_answers_all_right_do_not_make_the_model_certain():
     assert 0.5 < fit_temperature(np.zeros(5, int), probabilities) < 1
 
 
+def test_answers_in_float32_have_the_temperature_of_those_in_float64():
+    targets, probabilities = drawn(57, 0.01)  # of a model that hardly learned: no sharp optimum
+    told = probabilities.astype(np.float32)
+    assert scaled(told, 0.9).dtype == np.float64
+    again = np.nextafter(told, np.float32(1))  # as another machine rounds it
+    best = fit_temperature(targets, probabilities)
+    assert fit_temperature(targets, told) == pytest.approx(best, rel=1e-5)
+    assert fit_temperature(targets, again) == pytest.approx(best, rel=1e-5)
+
+
 def test_scaling_probabilities_is_scaling_logits():
     logits = np.random.default_rng(0).normal(size=(50, 3, 7)) * 5
     np.testing.assert_allclose(scaled(softmax(logits), 2.5), softmax(logits / 2.5), rtol=1e-9)
