@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -322,22 +323,28 @@ def _run(command) -> int | None:
 
 def _parse(arguments):
     """The command's dataclass; of a recipe its options where none are given."""
-    command = _parsed(arguments)
-    if not isinstance(command, Train) or command.recipe is None:
-        return command
-    if command.resume:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = _parsed([*words, *_of_recipe(words)])
+    if isinstance(command, Train) and command.recipe is not None and command.resume:
         raise ValueError(
             f"recipe: expected none with --resume, since a run goes on with its own options; "
             f"received {command.recipe!r}."
         )
-    words = sys.argv[1:] if arguments is None else arguments
+    return command
+
+
+def _of_recipe(words) -> list[str]:
+    """The options of the recipe that is named among the words, without those that are given."""
+    named = re.search(r"^train .*--recipe[= ](\S+)", " ".join(words))
     flags = {word.split("=")[0].lstrip("-").replace("_", "-") for word in words if word[:2] == "--"}
-    given = {
-        field.name: getattr(command, field.name)
-        for field in fields(command)
-        if {(flag := field.name.replace("_", "-")), f"no-{flag}"} & flags
-    }
-    return Train(**RECIPES[command.recipe] | given)
+    added: list[str] = []
+    for name, value in (RECIPES.get(named[1], {}) if named else {}).items():
+        flag = name.replace("_", "-")
+        if flag in flags or f"no-{flag}" in flags:
+            continue
+        values = value if isinstance(value, tuple) else [] if value is True else [value]
+        added += [f"--{flag}", *map(str, values)]
+    return added
 
 
 def _parsed(arguments):

@@ -280,6 +280,10 @@ class TrainConfig(ModelConfig):
     """Learn the trend so far at every step too, not only that of the whole sequence (cnn_lstm on
     trends, not bidirectional)."""
 
+    reorder: bool = False
+    """Also learn the trends of the same frames in other orders, in which each frame follows each
+    other equally often: the encoder reads them once, for all orders (with so_far)."""
+
     optimizer: Literal["adam", "adadelta", "rmsprop", "sgd"] = "adam"
     """How gradients become steps; with Keras's settings, adadelta with PyTorch's."""
 
@@ -375,6 +379,8 @@ class TrainConfig(ModelConfig):
                 f"bidirectional; received True with task {self.task}, model {self.model}, "
                 f"bidirectional {self.bidirectional}."
             )
+        if self.reorder and not self.so_far:
+            raise ValueError("reorder: expected off without so_far (--so-far); received True.")
         if self.freeze and not self.init_from:
             raise ValueError(
                 "freeze: expected off without init_from, which says where the layers to freeze "

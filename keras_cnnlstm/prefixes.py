@@ -7,32 +7,40 @@ label). The model that is saved stays the one that answers at the end.
 """
 
 import keras
+import numpy as np
 from keras import layers, ops
 
+from keras_cnnlstm.arguments import as_numbers
 from keras_cnnlstm.streaming import chain_of
 
 
-def every_step_model(model: keras.Model) -> keras.Model:
+def every_step_model(model: keras.Model, orders: np.ndarray | None = None) -> keras.Model:
     """The model that answers after each step, made of the same layers as `model`.
 
-    Nothing is copied: training one shows in the other. Its last answer is that of `model`.
+    Nothing is copied: training one shows in the other. Given several orders, it answers to the
+    frames in each of them, while the encoder, which costs nearly all, reads each frame once.
 
     Args:
         model: a model from `frames (B, T, H, W, C)` whose layers form a chain with one LSTM or
             more, the last of which returns its last output: `models.cnn_lstm` and its like, not
             bidirectional.
+        orders: `(K, T)`, in which orders the frames are shown to the LSTM, permutations of 0 to
+            T - 1; by default as they are, for any T.
 
     Returns:
-        A model from the same frames to `(B, T, num_classes)`.
+        A model from the same frames to `(B, K*T, num_classes)`, order by order. Without `orders`,
+        or if the last of them is 0 to T - 1, its last answer is that of `model`.
 
     Raises:
-        ValueError: if the model's layers form no such chain.
+        ValueError: if the model's layers form no such chain, or `orders` are none of its frames.
 
     Example:
 
     >>> from keras_cnnlstm.models import cnn_lstm
     >>> every_step_model(cnn_lstm()).output_shape
     (None, 4, 7)
+    >>> every_step_model(cnn_lstm(), [[3, 2, 1, 0], [0, 1, 2, 3]]).output_shape
+    (None, 8, 7)
     """
     chain = chain_of(model)
     recurrent = [layer for layer in chain if isinstance(layer, layers.LSTM)]
@@ -42,10 +50,29 @@ def every_step_model(model: keras.Model) -> keras.Model:
             f"returns its last output; {model.name!r} does not. Build a cnn_lstm with "
             "bidirectional=False."
         )
+    time = model.inputs[0].shape[1]
+    if orders is not None:
+        orders = _checked_orders(orders, time)
     x = model.inputs[0]
     for layer in chain:
+        if layer is recurrent[0] and orders is not None:
+            x = ops.take(x, orders.reshape(-1), axis=1)  # (B, K*T, F)
+            x = ops.reshape(x, (-1, time, x.shape[-1]))  # (B*K, T, F)
         x = (_all_outputs(layer) if layer is recurrent[-1] else layer)(x)
+    if orders is not None:
+        x = ops.reshape(x, (-1, orders.size, x.shape[-1]))
     return keras.Model(model.inputs[0], x, name=f"{model.name}_every_step")
+
+
+def _checked_orders(orders, time) -> np.ndarray:
+    orders = as_numbers("every_step_model: `orders`", orders, kinds="iu")
+    fits = orders.ndim == 2 and len(orders) and orders.shape[1] == time
+    if not fits or (np.sort(orders) != np.arange(time)).any():
+        raise ValueError(
+            f"every_step_model: `orders` must be (K, {time}) permutations of 0 to T - 1, for a "
+            f"model whose number of frames is T = {time}; received shape {orders.shape}."
+        )
+    return orders
 
 
 def _all_outputs(lstm):

@@ -62,7 +62,7 @@ class DigitSource:
         self.task = digit_task(config, self.splits.train)
         self.lesson = self.task
         if config.so_far:
-            self.lesson = TrendSoFar(self.task.length, self.task.num_digits)
+            self.lesson = TrendSoFar(self.task.length, self.task.num_digits, config.reorder)
         self.steps_per_epoch = config.steps_per_epoch
         self._config = config
 

@@ -432,16 +432,65 @@ class Trend:
         return labels.astype(np.int64)
 
 
+@dataclass(frozen=True)
 class TrendSoFar(Trend):
     """The trend of the digits so far: one class per step, the last being that of `Trend`.
 
     What a model that is asked for the trend may learn from, too: the answers along the way say
-    which steps rose and which fell, and still no digit is told.
+    which steps rose and which fell, and still no digit is told. Nor is it if the same digits are
+    shown in other orders, each with its trends.
+
+    Args:
+        length: as of `Trend`.
+        num_digits: as of `Trend`.
+        reorder: whether each sequence stands for all its `orders`.
     """
 
+    reorder: bool = False
+
+    @cached_property
+    def orders(self) -> np.ndarray:
+        """The orders in which the digits of a sequence are shown: `(K, T)` integers.
+
+        With `reorder` those of `row_complete_orders`, else the order as it is, alone.
+        """
+        return row_complete_orders(self.length) if self.reorder else np.arange(self.length)[None]
+
     def targets(self, digits: Array, *, xp: ModuleType = np) -> Array:
-        """The class at each step: `(B, T)` int64, as `targets_so_far`."""
-        return self.targets_so_far(digits, xp=xp)
+        """The class at each step, order by order: `(B, K*T)` int64, as `targets_so_far`."""
+        shown = (xp.take(digits, order, axis=1) for order in self.orders)
+        return xp.concatenate([self.targets_so_far(d, xp=xp) for d in shown], axis=1)
+
+
+def row_complete_orders(length: int) -> np.ndarray:
+    """Orders of T things in which each of them follows each other equally often.
+
+    Latin squares balanced for neighbours, after Williams, "Experimental designs balanced for the
+    estimation of residual effects of treatments", Australian Journal of Scientific Research A 2,
+    1949, section 3: once with T orders if T is even, twice with 2T if it is odd.
+
+    Args:
+        length: T, 2 or more.
+
+    Returns:
+        `(T, T)` or `(2T, T)` integers, each row a permutation, the last one 0 to T - 1.
+
+    Raises:
+        ValueError: if `length` is less than 2.
+
+    Example:
+
+    >>> row_complete_orders(4).tolist()
+    [[1, 3, 0, 2], [2, 0, 3, 1], [3, 2, 1, 0], [0, 1, 2, 3]]
+    """
+    _check_range("row_complete_orders: `length` must be {}", length, 2, 1000)
+    steps = np.arange(length)
+    zigzag = np.where(steps % 2, (steps + 1) // 2, -(steps // 2))  # 0, 1, -1, 2, -2, ...
+    orders = (zigzag + steps[:, None]) % length
+    if length % 2:
+        orders = np.concatenate([orders, orders[:, ::-1]])
+    names = np.argsort(orders[0])  # under which its first order is 0 to T - 1
+    return np.roll(names[orders], -1, axis=0)
 
 
 @dataclass(frozen=True)

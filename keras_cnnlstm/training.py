@@ -284,7 +284,7 @@ def _trained_part(model, config, source):
     Or its layers over time alone, if a frozen encoder's answers are in the cache.
     """
     if config.so_far:
-        return every_step_model(model)
+        return every_step_model(model, source.lesson.orders)
     if not config.data or not config.cache or config.augment or config.flip:
         return model
     if config.model == "describer":  # no chain of layers: the words come in beside the frames

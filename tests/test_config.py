@@ -60,6 +60,7 @@ def test_the_task_follows_the_model_and_the_lengths_follow_the_task():
         ({"so_far": True, "task": "digits"}, "so_far: expected off but for the task trend"),
         ({"so_far": True, "model": "flat_mlp"}, "so_far: .* model flat_mlp"),
         ({"so_far": True, "bidirectional": True}, "so_far: .* bidirectional True"),
+        ({"reorder": True}, r"reorder: expected off without so_far \(--so-far\); received True"),
         ({"data": "x", "elastic": 1.0}, r"elastic: expected 0 with a folder of clips .* 1.0"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy.interpolate import BSpline
 from scipy.ndimage import affine_transform, map_coordinates
 from scipy.stats import binomtest
@@ -60,16 +61,10 @@ class TestAugment:
         "draw", [*np.eye(6)[:2], (0, 0, 1, -1, 0, 0), (-1, 0.5, 0.3, 0.9, -0.4, 1)]
     )
     def test_equals_scipy(self, draw):
-        import tensorflow as tf
-
         image = self.smooth_images().images[0]
-        maps = distortions._affine_maps(tf.constant([draw], tf.float32), 28, 24)
-        a, b, c, d, e, f, *perspective = maps.numpy()[0].astype(float)
-        assert perspective == [0, 0]
-        by_tensorflow = tf.raw_ops.ImageProjectiveTransformV3(
-            images=tf.constant(image[None], tf.float32), transforms=maps, output_shape=(28, 24),
-            fill_value=0.0, interpolation="BILINEAR", fill_mode="CONSTANT",
-        )  # fmt: skip
+        maps = distortions._affine_maps(np.array([draw], "float32"), 28, 24)
+        a, b, c, d, e, f = maps.numpy()[0].astype(float)
+        found = distorted(image[None], np.array([draw], "float32"))
         by_scipy = affine_transform(
             image[..., 0].astype(float),
             [[e, d], [b, a]],
@@ -77,15 +72,35 @@ class TestAugment:
             order=1,
             mode="grid-constant",
         )
-        np.testing.assert_allclose(by_tensorflow[0, ..., 0], by_scipy, atol=0.05)
+        np.testing.assert_allclose(found[0, ..., 0], by_scipy, atol=0.55)  # rounded
+
+    def test_one_map_moves_all_images(self):
+        images = np.random.default_rng(0).integers(0, 256, (3, 9, 12, 3), np.uint8)
+        draw = np.array([[0.3, -0.8, 0.2, 0.5, -1, 0.4]], "float32")
+        expected = distorted(images, np.tile(draw, (3, 1)))
+        np.testing.assert_array_equal(distorted(images, draw), expected)
+        assert np.any(expected != images)
+
+    def test_compiled_or_not_all_pixels_are_the_same(self):
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (20, 28, 24, 2), np.uint8)
+        maps = rng.integers(-70_000, 70_000, (20, 6)).astype(np.int32)
+        pulls = rng.integers(-300_000, 300_000, (20, 2, 28, 24)).astype(np.int32)
+        arguments = [tf.constant(x) for x in (images, maps, pulls)]
+        expected = distortions._interpolated.python_function(*arguments)
+        np.testing.assert_array_equal(distortions._fetched(*arguments), expected)
+        assert 5 < np.mean(expected) < 250
+
+    def test_white_stays_white(self):
+        images = np.full((1, 9, 9, 1), 255, np.uint8)
+        turned = distorted(images, np.array([[1, 1, -1, -1, 0, 0]], "float32"))
+        assert np.all(turned[0, 3:6, 3:6] == 255)  # no sum of weights is too large for its type
 
     def test_the_maps_by_hand(self):
-        import tensorflow as tf
-
         def maps(*draw):
             return distortions._affine_maps(tf.constant([draw], tf.float32), 28, 24).numpy()[0]
 
-        np.testing.assert_allclose(maps(0, 0, 0, 0, 0, 0), [1, 0, 0, 0, 1, 0, 0, 0], atol=1e-6)
+        np.testing.assert_allclose(maps(0, 0, 0, 0, 0, 0), [1, 0, 0, 0, 1, 0], atol=1e-6)
         shifted = maps(0, 0, 0, 0, 1, -1)
         np.testing.assert_allclose(shifted[[2, 5]], [0.08 * 24, -0.08 * 28], rtol=1e-5)
         turned = maps(1, 0, 0, 0, 0, 0)
@@ -99,7 +114,7 @@ class TestAugment:
         )
         np.testing.assert_allclose(maps(1, 1, 1, -1, 0, 0)[[[0, 1], [3, 4]]], composed, rtol=1e-5)
         for draw in np.eye(6)[:4]:  # nothing but a shift moves the centre
-            a, b, c, d, e, f, *_ = maps(*draw)
+            a, b, c, d, e, f = maps(*draw)
             centre = 11.5, 13.5
             moved = a * 11.5 + b * 13.5 + c, d * 11.5 + e * 13.5 + f
             np.testing.assert_allclose(moved, centre, rtol=1e-5)
@@ -131,7 +146,7 @@ class TestElastic:
         for image, pull, answer in zip(images, pulls, found, strict=True):
             expected = self.displaced(image, pull)
             assert np.abs(expected - image).mean() > 10
-            np.testing.assert_allclose(answer, expected, atol=0.51)  # rounded
+            np.testing.assert_allclose(answer, expected, atol=0.76)  # and its weights rounded
 
     def test_without_a_pull_nothing_moves_and_an_equal_pull_shifts_all(self):
         images = np.random.default_rng(0).integers(0, 256, (2, 25, 25, 1), np.uint8)

@@ -26,6 +26,51 @@ def test_its_answer_at_a_step_is_that_of_the_model_for_the_frames_so_far(options
         np.testing.assert_allclose(answers[:, t], expected, atol=1e-5)
 
 
+def test_in_other_orders_its_answers_are_those_to_the_frames_in_them():
+    model = cnn_lstm(SHAPE, 5, encoder="small_cnn", lstm_units=(5, 6), dropout=0.3)
+    orders = [[3, 1, 0, 2], [2, 3, 1, 0], [0, 1, 2, 3]]
+    answers = every_step_model(model, orders)(frames())
+    assert answers.shape == (3, 12, 5)
+    alone = every_step_model(model)
+    expected = np.concatenate([alone(frames()[:, order]) for order in orders], axis=1)
+    np.testing.assert_allclose(answers, expected, atol=1e-6)
+    np.testing.assert_allclose(answers[:, -1], model(frames()), atol=1e-6)
+
+
+def test_the_encoder_reads_each_frame_once_for_all_orders():
+    read = []
+
+    class Counted(keras.layers.Layer):
+        def call(self, images):
+            read.append(images.shape[0])
+            return keras.ops.mean(keras.ops.cast(images, "float32"), axis=(1, 2))
+
+        def compute_output_shape(self, shape):
+            return (shape[0], shape[-1])
+
+    model = cnn_lstm(SHAPE, 5, encoder=Counted(), lstm_units=(6,))
+    twin = every_step_model(model, [[3, 1, 0, 2], [2, 3, 1, 0], [0, 1, 2, 3]])
+    read.clear()
+    twin(frames(2))
+    assert sum(read) == 2 * 4
+
+
+@pytest.mark.parametrize(
+    "orders",
+    [[0, 1, 2, 3], [[0, 1, 2]], [[0, 1, 2, 4]], [[1, 1, 2, 3]], [[0.0, 1, 2, 3]], np.zeros((0, 4))],
+)
+def test_refuses_what_is_no_order_of_the_frames(orders):
+    model = cnn_lstm(SHAPE, 5, encoder="small_cnn", lstm_units=(6,))
+    with pytest.raises(ValueError, match=r"every_step_model: `orders` must be"):
+        every_step_model(model, orders)
+
+
+def test_any_number_of_frames_has_no_orders():
+    model = cnn_lstm((None, *SHAPE[1:]), 5, encoder="small_cnn")
+    with pytest.raises(ValueError, match=r"must be \(K, None\) permutations"):
+        every_step_model(model, [[0, 1, 2, 3]])
+
+
 def test_training_it_trains_the_model():
     model = cnn_lstm(SHAPE, 5, encoder="small_cnn", lstm_units=(6,))
     before = model.get_weights()

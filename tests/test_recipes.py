@@ -43,7 +43,7 @@ def test_the_command_takes_it_by_name(name):
     ("words", "changes"),
     [
         (["--epochs", "3", "--elastic=0"], {"epochs": 3, "elastic": 0.0}),
-        (["--no-so-far"], {"so_far": False}),
+        (["--no-so-far", "--no-reorder"], {"so_far": False, "reorder": False}),
         (["--lstm_units", "7", "8"], {"lstm_units": (7, 8)}),
         # Those of the recipe that follow from others follow the given ones.
         (["--length", "6"], {"length": 6}),

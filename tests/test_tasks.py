@@ -1,12 +1,24 @@
 """The tasks against brute force, hand-made examples and chi-square tests."""
 
+import collections
 import itertools
 
 import numpy as np
 import pytest
+import tensorflow.experimental.numpy as tnp
 from scipy.stats import chisquare
 
-from keras_cnnlstm.tasks import TASKS, Classes, Digits, Label, RunningSum, Text, Trend, TrendSoFar
+from keras_cnnlstm.tasks import (
+    TASKS,
+    Classes,
+    Digits,
+    Label,
+    RunningSum,
+    Text,
+    Trend,
+    TrendSoFar,
+    row_complete_orders,
+)
 
 EXAMPLES = ["1111", "1234", "4321", "1542", "7138", "2715", "7382"]  # one of each class, in order
 
@@ -39,6 +51,33 @@ def test_targets_so_far_are_those_of_each_beginning(length):
         words = [trend_in_words(sequence[:end]) for end in range(1, length + 1)]
         assert [task.class_names[t] for t in row] == words
     np.testing.assert_array_equal(targets[:, -1], Trend(length).targets(digits))
+
+
+def test_in_other_orders_the_targets_are_those_of_the_digits_in_them():
+    task, digits = TrendSoFar(4, reorder=True), all_digits(4)[::7]
+    targets = task.targets(digits).reshape(len(digits), 4, 4)
+    for order, told in zip(task.orders, targets.swapaxes(0, 1), strict=True):
+        np.testing.assert_array_equal(told, TrendSoFar(4).targets(digits[:, order]))
+    np.testing.assert_array_equal(targets[:, -1], TrendSoFar(4).targets(digits))
+    np.testing.assert_array_equal(np.asarray(task.targets(tnp.asarray(digits), xp=tnp)),
+                                  targets.reshape(len(digits), 16))  # fmt: skip
+
+
+@pytest.mark.parametrize("length", range(2, 12))
+def test_in_the_orders_each_follows_each_other_equally_often(length):
+    orders = row_complete_orders(length)
+    assert len(orders) == length * (1 + length % 2)
+    np.testing.assert_array_equal(np.sort(orders), np.tile(np.arange(length), (len(orders), 1)))
+    follows = collections.Counter(
+        pair for row in orders.tolist() for pair in itertools.pairwise(row)
+    )
+    assert follows == dict.fromkeys(itertools.permutations(range(length), 2), 1 + length % 2)
+    assert orders[-1].tolist() == list(range(length))
+
+
+def test_one_thing_has_no_orders():
+    with pytest.raises(ValueError, match=r"row_complete_orders: `length` must be 2 to 1000"):
+        row_complete_orders(1)
 
 
 def test_the_trend_so_far_draws_the_digits_of_the_trend():

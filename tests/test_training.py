@@ -149,8 +149,10 @@ def test_every_task_trains(options, plot, entry, tmp_path):
     assert len(examples) <= (3 if run.config.model == "cnn_lstm" else 1)
 
 
-def test_who_learns_the_trend_so_far_answers_the_trend(run, tmp_path):
-    config = short(tmp_path / "run", so_far=True, encoder="paired_cnn", epochs=1, steps_per_epoch=9)
+@pytest.mark.parametrize("reorder", [False, True])
+def test_who_learns_the_trend_so_far_answers_the_trend(run, tmp_path, reorder):
+    options = {"so_far": True, "reorder": reorder, "encoder": "paired_cnn"}
+    config = short(tmp_path / "run", **options, epochs=1, steps_per_epoch=9)
     found = train(config)
     assert found.model.output_shape == run.model.output_shape
     assert list(found.metrics["test"]) == list(run.metrics["test"])
