@@ -9,7 +9,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,6 +17,7 @@ from keras import layers, ops
 
 from keras_cnnlstm.arguments import check_model, told
 from keras_cnnlstm.models import cnn_lstm
+from keras_cnnlstm.processor import native_bfloat16, num_cores, processor_flags, processor_name
 from keras_cnnlstm.timings import Row
 
 RATES = "matrix multiplication"  # the section of the rates' rows
@@ -175,8 +175,7 @@ def auto_policy() -> str:
         from keras_cnnlstm.runtime import Runtime
 
         return Runtime("auto", "one-device").policy
-    native = {"amx_bf16", "avx512_bf16"} & set(_cpu()["flags"].split())
-    return "mixed_bfloat16" if accelerator() or native else "float32"
+    return "mixed_bfloat16" if accelerator() or native_bfloat16() else "float32"
 
 
 def num_threads() -> int:
@@ -184,21 +183,15 @@ def num_threads() -> int:
     return int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or num_cores()
 
 
-def num_cores() -> int:
-    """Cores that this process may run on."""
-    pinned = getattr(os, "sched_getaffinity", None)  # which macOS and Windows lack
-    return len(pinned(0)) if pinned else os.cpu_count() or 1
-
-
 def facts() -> dict[str, Any]:
     """What a reader of the figures must know of the machine and of what ran on it."""
-    backend, cpu = keras.backend.backend(), _cpu()
+    backend = keras.backend.backend()
     packages = dict.fromkeys(("keras-cnnlstm", "keras", backend, "torch", "numpy"))
     return {
-        "cpu": cpu["model name"],
+        "cpu": processor_name(),
         "cores": num_cores(),
         "threads": num_threads(),
-        "precision flags": sorted(_PRECISION_FLAGS & set(cpu["flags"].split())),
+        "precision flags": sorted(_PRECISION_FLAGS & processor_flags()),
         "accelerator": accelerator(),
         "backend": backend,
         "auto precision": auto_policy(),
@@ -213,15 +206,3 @@ def _version(package):
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cpu() -> dict[str, str]:
-    """Name and flags of the processor, as Linux tells them; elsewhere what Python knows."""
-    found = {"model name": platform.processor() or platform.machine(), "flags": ""}
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        first = cpuinfo.read_text().partition("\n\n")[0]
-        lines = (line.partition(":") for line in first.splitlines())
-        found |= {key.strip(): value.strip() for key, _, value in lines}
-        found["flags"] = found["flags"] or found.get("Features", "")  # as Arm names them
-    return found

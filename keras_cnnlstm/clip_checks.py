@@ -19,6 +19,7 @@ from keras_cnnlstm.clip_report import ClipReport, Problem
 from keras_cnnlstm.clips import Clip, ClipInfo
 from keras_cnnlstm.frames import IMAGE_SUFFIXES, is_image, natural_order
 from keras_cnnlstm.leakage import Progress, image_pixels, pixel_digest
+from keras_cnnlstm.processor import num_cores
 from keras_cnnlstm.videos import VIDEO_SUFFIXES, probe_video
 
 _LARGE = 4096  # pixels of a side from which an image is probably not meant as a frame
@@ -62,7 +63,7 @@ def check_clips(
     problems: list[Problem] = []
     clips = _scan(root, problems)
     checked = []
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(workers or min(8, num_cores())) as pool:
         for result in pool.map(partial(_check, root), clips):
             checked.append(result)
             if progress:

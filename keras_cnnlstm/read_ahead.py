@@ -6,11 +6,12 @@ lock and waits for a thread that waits for that lock (TensorFlow 2.21). These th
 Python, and nobody waits for them but who asks for a batch.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
+
+from keras_cnnlstm.processor import num_cores
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ class ReadAhead(Generic[T]):
         workers: int | None = None,
     ):
         self._load, self._places, self._ahead = load, places, ahead
-        self._pool = ThreadPoolExecutor(workers or min(8, len(os.sched_getaffinity(0))))
+        self._pool = ThreadPoolExecutor(workers or min(8, num_cores()))
         self._due: dict[int, list[Future[T]]] = {}
         self._lock = threading.Lock()
 

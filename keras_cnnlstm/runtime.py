@@ -13,7 +13,6 @@ The mixed-precision and multi-device wrapper around building and fitting a model
 import contextlib
 import functools
 import os
-import platform
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import keras
 import tensorflow as tf
 
 from keras_cnnlstm.arguments import is_whole, told
+from keras_cnnlstm.processor import native_bfloat16
 from keras_cnnlstm.replicas import ReplicatedModel
 from keras_cnnlstm.workers import (
     Cluster,
@@ -148,7 +148,7 @@ class Runtime:
             if capability >= (7, 0) and self.num_replicas == 1:
                 return "mixed_float16", f"GPU of compute capability {version}"
             return "float32", f"GPU of compute capability {version}"
-        native = sorted(_cpu_flags() & {"amx_bf16", "avx512_bf16"})
+        native = native_bfloat16()
         if native and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0":
             return "mixed_bfloat16", f"CPU with native bfloat16 ({', '.join(native)})"
         return "float32", "CPU without native bfloat16"
@@ -300,15 +300,6 @@ def _gpu_capability() -> tuple[int, int] | None:
         for gpu in tf.config.list_physical_devices("GPU")
     ]
     return min(found, default=None)
-
-
-def _cpu_flags() -> set[str]:
-    """What the processor can do, as Linux names it; empty elsewhere."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if platform.system() != "Linux" or not cpuinfo.exists():
-        return set()
-    flags = (s for s in cpuinfo.read_text().splitlines() if s.startswith("flags"))
-    return set(next(flags, "flags:").split(":", 1)[1].split())
 
 
 @functools.cache  # a process can join its cluster once

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import errno
 import json
-import os
 import platform
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from keras_cnnlstm.objectives import (
     objective_for,
 )
 from keras_cnnlstm.prefixes import every_step_model
+from keras_cnnlstm.processor import num_cores
 from keras_cnnlstm.progress import Progress
 from keras_cnnlstm.run_writer import RunWriter, stopping
 from keras_cnnlstm.runs import Run, load_config, load_model, load_run, new_run_dir, save_model
@@ -311,7 +311,7 @@ def _machine_facts(runtime):
     return {
         "precision": runtime.policy,
         "devices": runtime.devices,
-        "cores": os.cpu_count(),
+        "cores": num_cores(),
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,

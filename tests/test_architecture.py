@@ -7,7 +7,7 @@ import keras_cnnlstm
 
 PACKAGE = Path(keras_cnnlstm.__file__).parent
 RANKS = {
-    "arguments": 0,
+    "arguments": 0, "processor": 0,
     "tasks": 1, "digits": 1, "layers": 1, "cnn_layers": 1, "config": 1, "files": 1, "artefacts": 1,
     "answers": 2,
     "plots": 1, "state_dicts": 1, "layer_weights": 1, "frames": 1, "stratification": 1,

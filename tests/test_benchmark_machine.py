@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_cnnlstm import benchmark_machine as module
+from keras_cnnlstm import processor
 from keras_cnnlstm.benchmark_machine import facts, flops, machine, matrix_rate
 from keras_cnnlstm.models import cnn_lstm
 
@@ -118,7 +119,7 @@ def test_the_processor_as_linux_tells_it(monkeypatch, tmp_path):
     cpuinfo = tmp_path / "cpuinfo"
     one = "processor\t: {}\nmodel name\t: Some CPU: 2 GHz\nflags\t\t: fpu avx2 amx_bf16\n"
     cpuinfo.write_text(one.format(0) + "\n" + one.format(1).replace("avx2", "none"))
-    monkeypatch.setattr(module, "Path", lambda path: cpuinfo)
+    monkeypatch.setattr(processor, "_CPUINFO", cpuinfo)
     found = facts()
     assert found["cpu"] == "Some CPU: 2 GHz"
     assert found["precision flags"] == ["amx_bf16", "avx2"]
@@ -126,6 +127,7 @@ def test_the_processor_as_linux_tells_it(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "accelerator", lambda: None)
     assert module.auto_policy() == "mixed_bfloat16"
     cpuinfo.write_text("processor : 0\nFeatures : fp asimd bf16\n")
+    assert processor.processor_flags() == {"fp", "asimd", "bf16"}
     assert module.auto_policy() == "float32"
     monkeypatch.setattr(module, "accelerator", lambda: "a GPU")
     assert module.auto_policy() == "mixed_bfloat16"

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnnlstm import runtime
+from keras_cnnlstm import processor, runtime
 from keras_cnnlstm.runtime import Runtime
 
 
@@ -20,7 +20,7 @@ def hardware(monkeypatch):
 
     def pretend(*, capability=None, flags=()):
         monkeypatch.setattr(runtime, "_gpu_capability", lambda: capability)
-        monkeypatch.setattr(runtime, "_cpu_flags", lambda: set(flags))
+        monkeypatch.setattr(processor, "processor_flags", lambda: set(flags))
 
     return pretend
 
