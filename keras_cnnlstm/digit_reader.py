@@ -18,6 +18,7 @@ from keras_cnnlstm.arguments import as_numbers, check_kind, check_model, check_w
 from keras_cnnlstm.blocks import answer, dense_stack, rescaled
 from keras_cnnlstm.digits import LabeledImages, check_images
 from keras_cnnlstm.encoders import small_cnn
+from keras_cnnlstm.optimizers import Adam
 from keras_cnnlstm.pipeline import labeled_images
 from keras_cnnlstm.tasks import Array, Digits, RunningSum, Trend
 
@@ -62,7 +63,7 @@ def train_reader(
     keras.utils.set_random_seed(seed)
     model = _reader(images.image_shape, images.num_classes)
     schedule = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps)
-    model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
+    model.compile(Adam(schedule), "sparse_categorical_crossentropy")
     data = labeled_images(images, batch_size=_BATCH, seed=seed, augment=_AUGMENT)
     told = [_told(progress, steps)] if progress else []
     model.fit(data, steps_per_epoch=steps, callbacks=told, shuffle=False, verbose=0)

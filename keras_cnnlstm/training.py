@@ -87,7 +87,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
         model = build_model(config, source.task, source.image_shape)
         # For a new run before there is a directory, so that a refusal leaves none.
         adopted = _adopted(model, config) if place is None else []
-    memory = check_memory(model, (config.batch_size or 1) // runtime.num_replicas)
+        learner = _learner(model, config, source)
+    memory = check_memory(learner, (config.batch_size or 1) // runtime.num_replicas)
     if place is None:
         place = new_run_dir(config) if runtime.is_chief else Path(config.run_dir or "")
     print(f"data      {source.describe()}")
@@ -278,13 +279,15 @@ def _tensorboard(config, writer, validation):
     return [ValidationImages(folder / "validation", validation, writer.class_names), *logs]
 
 
-def _trained_part(model, config, source):
-    """The model; or one of its layers that answers at each step, as the lesson wants it.
+def _learner(model, config, source):
+    """The model; or one of its layers that answers at each step, as the lesson wants it."""
+    return every_step_model(model, source.lesson.orders) if config.so_far else model
 
-    Or its layers over time alone, if a frozen encoder's answers are in the cache.
-    """
+
+def _trained_part(model, config, source):
+    """What learns of the model: its layers over time alone, if frozen ones' answers are cached."""
     if config.so_far:
-        return every_step_model(model, source.lesson.orders)
+        return _learner(model, config, source)
     if not config.data or not config.cache or config.augment or config.flip:
         return model
     if config.model == "describer":  # no chain of layers: the words come in beside the frames
