@@ -71,6 +71,10 @@ class Evaluate:
     """Average the answers to so many slightly moved copies of the frames, up to 7: fewer errors, so
     many times the work. See export --views."""
 
+    ensemble: tuple[Path, ...] = ()
+    """Further run directories of the same task, such as of other seeds: the mean of all their
+    answers is scored. See export --ensemble."""
+
     json: bool = False
     """Print the scores as JSON."""
 
@@ -197,6 +201,10 @@ class Export:
     views: int = 1
     """Write the model that averages its answers to so many slightly moved copies of the frames, up
     to 7, as evaluate --views scores it."""
+
+    ensemble: tuple[Path, ...] = ()
+    """Further run directories of the same task: write one model that gives the mean of all their
+    answers, as evaluate --ensemble scores it."""
 
 
 @dataclass(frozen=True)
@@ -438,7 +446,7 @@ def _evaluate(command):
     from keras_cnnlstm.scores import summary
     from keras_cnnlstm.sources import batches_to_score
 
-    run = load_run(command.run)
+    run = _averaged(load_run(command.run), command)
     tests, task = batches_to_score(
         run,
         dataset=command.dataset,
@@ -446,18 +454,40 @@ def _evaluate(command):
         data=command.data,
         num_sequences=command.num_sequences,
     )
-    scores = score(_viewing(run, command.views).model, tests, task)
+    scores = score(run.model, tests, task)
     if command.json:
         print(json.dumps(scores, indent=2))
     else:
         _print_scores(scores, summary)
 
 
-def _viewing(run, views):
-    """The run with the model that averages over so many views."""
-    from keras_cnnlstm.views import average_views
+def _averaged(run, command):
+    """The run with the model that averages over the ensemble, and over so many views."""
+    from keras_cnnlstm.runs import load_run
+    from keras_cnnlstm.views import average_models, average_views
 
-    return run if views == 1 else replace(run, model=average_views(run.model, views))
+    if command.ensemble:
+        others = [load_run(path) for path in command.ensemble]
+        for other in others:
+            _check_same_question(run, other)
+        run = replace(run, model=average_models([run.model, *(other.model for other in others)]))
+    return (
+        run if command.views == 1 else replace(run, model=average_views(run.model, command.views))
+    )
+
+
+def _check_same_question(run, other):
+    from keras_cnnlstm.arguments import told
+
+    for what, one, another in (
+        ("that read frames", run.config.reading, other.config.reading),
+        ("with classes", run.class_names, other.class_names),
+    ):
+        if one != another:
+            raise ValueError(
+                f"ensemble: expected runs {what} as {run.path} does, {told(one)}; received "
+                f"{other.path}, {told(another)}."
+            )
 
 
 def _calibrate(command):
@@ -586,7 +616,7 @@ def _export(command):
     from keras_cnnlstm.export import export
     from keras_cnnlstm.runs import load_run
 
-    run = _viewing(load_run(command.run), command.views)
+    run = _averaged(load_run(command.run), command)
     done = export(run, command.directory, command.format, version=command.version)
     print(f"written to {done.path}")
     print(json.dumps(done.parity, indent=2))

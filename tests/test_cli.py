@@ -18,6 +18,7 @@ from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.evaluation import score
 from keras_cnnlstm.export import Format
 from keras_cnnlstm.objectives import build_model
+from keras_cnnlstm.predictors import open_predictor
 from keras_cnnlstm.runs import load_model, load_run, new_run_dir, save_model
 from keras_cnnlstm.sources import batches_to_score, open_source
 from keras_cnnlstm.timings import Row
@@ -81,6 +82,36 @@ def test_evaluate_scores_the_mean_of_several_views(trained, capsys, monkeypatch)
     tests, task = batches_to_score(loaded, num_sequences=50)
     assert asked == [3]
     assert told == score(average(loaded.model, 3), tests, task)
+
+
+def test_evaluate_and_export_take_the_mean_of_several_runs(trained, capsys, tmp_path, fails):
+    run, _ = trained
+    again, other = tmp_path / "again", tmp_path / "other"
+    shutil.copytree(run, again)
+    model = load_run(again).model
+    model.set_weights([w * 1.5 for w in model.get_weights()])
+    (again / "calibration.json").unlink()
+    model.save(again / "model.keras")
+    options = ["--num-sequences", "50", "--views", "2", "--json"]
+    assert cli.main(["evaluate", str(run), "--ensemble", str(again), *options]) == 0
+    runs = [load_run(path) for path in (run, again)]
+    whole = views.average_views(views.average_models([r.model for r in runs]), 2)
+    told = json.loads(capsys.readouterr().out)
+    assert told == score(whole, *batches_to_score(runs[0], num_sequences=50))
+    out = str(tmp_path / "out")
+    assert cli.main(["export", str(run), out, "--ensemble", str(again)]) == 0
+    frames = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), np.uint8)
+    answer = open_predictor(tmp_path / "out").answer_frames(frames)["probabilities"]
+    expected = np.mean([r.model.predict(frames[None], verbose=0)[0] for r in runs], axis=0)
+    np.testing.assert_allclose(list(answer.values()), expected, atol=1e-5)
+    capsys.readouterr()
+
+    shutil.copytree(run, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "dataset": "mnist"}))
+    complaint = fails("evaluate", run, "--ensemble", again, other)
+    assert "ensemble: expected runs that read frames as" in complaint
+    assert "mnist" in complaint
 
 
 def test_views_that_are_none(trained, fails, tmp_path):

@@ -48,6 +48,7 @@ from keras_cnnlstm import (
     splits,
     state_dicts,
     streaming,
+    tasks,
     torch_weights,
     training,
     videos,
@@ -221,7 +222,11 @@ CASES = {
     "state_dicts.write_state_dict": call(
         state_dicts.write_state_dict, path=of("/dev/null/x.safetensors"), state_dict=Either(st.builds(state_dict), DICT | ANYTHING)
     ),
-    "prefixes.every_step_model": call(prefixes.every_step_model, model=model_of(toy)),
+    "prefixes.every_step_model": call(
+        prefixes.every_step_model, model=model_of(toy), orders=of(None, [[1, 0]])
+    ),
+    "tasks.row_complete_orders": call(tasks.row_complete_orders, length=of(2, 5)),
+    "views.average_models": call(views.average_models, models=model_of(lambda: [toy(), toy()])),
     "views.average_views": call(views.average_views, model=model_of(toy), views=of(2, 7)),
     "streaming.step_model": call(streaming.step_model, model=model_of(toy)),
     "torch_weights.load_torch": call(
@@ -332,7 +337,10 @@ INNER = {
     "take paths that the package made": [
         "files.locked", "files.read_text", "files.replacing", "files.write_text",
     ],
-    "take nothing": ["memory.available_memory"],
+    "take nothing": [
+        "memory.available_memory", "processor.native_bfloat16", "processor.num_cores",
+        "processor.processor_flags", "processor.processor_name",
+    ],
     "is `answers.read_text` by another name": ["scanners.read_text"],
     "is `runs.load_model` by another name": ["model_files.read_model"],
     "have their cases in test_hostile_commands": ["cli.main", "sources.batches_to_score"],
