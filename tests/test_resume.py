@@ -27,7 +27,7 @@ OPTIONS = {
     "length": 2, "encoder": "small_cnn", "lstm_units": (8,), "dropout": 0.3, "ema": 0.9,
     "epochs": 3, "steps_per_epoch": 6, "batch_size": 8, "checkpoint_steps": 4,
     "validation_sequences": 16, "test_sequences": 50, "precision": "float32",
-    "so_far": True, "elastic": 0.5,
+    "so_far": True, "reorder": True, "elastic": 0.5,
 }  # fmt: skip
 
 
