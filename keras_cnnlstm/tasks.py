@@ -481,7 +481,7 @@ def row_complete_orders(length: int) -> np.ndarray:
     Example:
 
     >>> row_complete_orders(4).tolist()
-    [[1, 3, 0, 2], [2, 0, 3, 1], [3, 2, 1, 0], [0, 1, 2, 3]]
+    [[1, 3, 0, 2], [3, 2, 1, 0], [2, 0, 3, 1], [0, 1, 2, 3]]
     """
     _check_range("row_complete_orders: `length` must be {}", length, 2, 1000)
     steps = np.arange(length)

@@ -291,6 +291,7 @@ def trainings(tmp_path_factory):
 MANY = ["2-worker0", "2-worker1", "3-chief0", "3-worker0", "3-worker1"]
 
 
+@pytest.mark.slow
 def test_workers_train_as_one_process(trainings, tell):
     alone = trainings[1]["1-worker0"]
     assert np.ptp(alone["history"]["loss"]) > 0.01  # it has learnt something
@@ -308,6 +309,7 @@ def test_workers_train_as_one_process(trainings, tell):
         tell(f"{name}: losses {np.abs(losses).max():.1e}, weights {weights:.1e} off one process")
 
 
+@pytest.mark.slow
 def test_workers_keep_the_same_weights_and_averages(trainings):
     """Although each normalises its own rows, and drops others."""
     for names in (MANY[:2], MANY[2:]):
@@ -316,6 +318,7 @@ def test_workers_keep_the_same_weights_and_averages(trainings):
         np.testing.assert_allclose(first["moving_mean"], [0.5 * np.arange(12).mean()], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_workers_know_who_they_are(trainings):
     rows = [trainings[1][name]["rows"] for name in MANY]
     assert rows == [[0, 6], [6, 12], [0, 4], [4, 8], [8, 12]]
@@ -327,6 +330,7 @@ def test_workers_know_who_they_are(trainings):
     assert trainings[1]["3-worker1"]["describe"].endswith("3 workers; this is worker 2")
 
 
+@pytest.mark.slow
 def test_only_the_chief_writes_the_run(trainings):
     folder, outputs = trainings
     for size, chief in ((2, "2-worker0"), (3, "3-chief0")):
@@ -341,6 +345,7 @@ def test_only_the_chief_writes_the_run(trainings):
     assert all(out["removed"] for out in others)
 
 
+@pytest.mark.slow
 def test_what_workers_refuse(trainings):
     for name in MANY:
         out = trainings[1][name]
