@@ -377,8 +377,10 @@ def _load_tensorflow() -> None:
     """Loads TensorFlow without the dozen lines that its C++ side logs on every machine.
 
     No setting turns off what it logs before its logging is set up, so the process's stderr goes
-    to a file meanwhile; what is in it is shown if the loading fails.
+    to a file meanwhile; what is in it is shown if the loading fails. From then on warnings and
+    errors are logged, unless the user has set another level.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as log:
