@@ -473,9 +473,9 @@ def _averaged(run, command):
         for other in others:
             _check_same_question(run, other)
         run = replace(run, model=average_models([run.model, *(other.model for other in others)]))
-    return (
-        run if command.views == 1 else replace(run, model=average_views(run.model, command.views))
-    )
+    if command.views == 1:
+        return run
+    return replace(run, model=average_views(run.model, command.views))
 
 
 def _check_same_question(run, other):

@@ -37,6 +37,7 @@ from keras_cnnlstm.runs import Run, load_config, load_model, load_run, new_run_d
 from keras_cnnlstm.runtime import Runtime
 from keras_cnnlstm.sources import open_source
 from keras_cnnlstm.state_dicts import read_state_dict
+from keras_cnnlstm.tasks import TrendSoFar
 from keras_cnnlstm.tensorboard_images import ValidationImages
 from keras_cnnlstm.torch_weights import Report, load_torch
 
@@ -87,7 +88,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
         model = build_model(config, source.task, source.image_shape)
         # For a new run before there is a directory, so that a refusal leaves none.
         adopted = _adopted(model, config) if place is None else []
-        learner = _learner(model, config, source)
+        # Of the same layers; what is saved is the model.
+        learner, lesson = model, source.lesson
+        if isinstance(lesson, TrendSoFar):
+            learner = every_step_model(model, lesson.orders)
     memory = check_memory(learner, (config.batch_size or 1) // runtime.num_replicas)
     if place is None:
         place = new_run_dir(config) if runtime.is_chief else Path(config.run_dir or "")
@@ -103,7 +107,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
         with runtime.scope():
             if resume and (config.freeze or checkpoint is None):
                 adopted = _adopted(model, config)
-            writer = _fit(model, config, source, runtime, path, checkpoint, adopted)
+            writer = _fit(model, learner, config, source, runtime, path, checkpoint, adopted)
         if not runtime.is_chief:
             return Run(place, config, model, {})
         return _finish(config, runtime, source, writer)
@@ -227,7 +231,7 @@ def import_torch(file: str | Path, config: TrainConfig) -> tuple[Run, Report]:
     return Run(path, config, model, {}), report
 
 
-def _fit(model, config, source, runtime, path, checkpoint, adopted) -> RunWriter:
+def _fit(model, learner, config, source, runtime, path, checkpoint, adopted) -> RunWriter:
     """Trains from a checkpoint, or from the start, to the end."""
     if adopted:
         kept = ", which stay as they are" if config.freeze else ""
@@ -240,7 +244,7 @@ def _fit(model, config, source, runtime, path, checkpoint, adopted) -> RunWriter
     writer = RunWriter(
         path, objective, config, model, checkpoint, class_names=names, anywhere=anywhere
     )
-    model = runtime.fit_model(_trained_part(model, config, source))
+    model = runtime.fit_model(_trained_part(learner, config, source))
     compile_model(model, config, objective)
     steps = config.steps_per_epoch
     rows = runtime.rows(config.batch_size)
@@ -279,15 +283,8 @@ def _tensorboard(config, writer, validation):
     return [ValidationImages(folder / "validation", validation, writer.class_names), *logs]
 
 
-def _learner(model, config, source):
-    """The model; or one of its layers that answers at each step, as the lesson wants it."""
-    return every_step_model(model, source.lesson.orders) if config.so_far else model
-
-
 def _trained_part(model, config, source):
     """What learns of the model: its layers over time alone, if frozen ones' answers are cached."""
-    if config.so_far:
-        return _learner(model, config, source)
     if not config.data or not config.cache or config.augment or config.flip:
         return model
     if config.model == "describer":  # no chain of layers: the words come in beside the frames

@@ -74,9 +74,7 @@ def average_views(model: keras.Model, views: int = MOST_VIEWS) -> keras.Model:
         copies["lengths"] = Views(int(views), move=False, name="same_lengths")(inputs["lengths"])
     (answer,) = keras.tree.flatten(model(copies if len(copies) > 1 else copies["frames"]))
     mean = MeanOfViews(int(views), name=model.output_names[0])(answer)
-    return keras.Model(
-        inputs if len(inputs) > 1 else inputs["frames"], mean, name=f"{model.name}_views"
-    )
+    return keras.Model(_given(list(inputs.values())), mean, name=f"{model.name}_views")
 
 
 def average_models(models: Sequence[keras.Model]) -> keras.Model:
