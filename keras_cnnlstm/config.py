@@ -28,6 +28,7 @@ Encoder = Literal[
     "small_cnn",
     "residual_cnn",
     "paired_cnn",
+    "strided_cnn",
     "vgg16",
     "resnet50",
     "mobilenet_v3_small",
@@ -98,7 +99,8 @@ class ModelConfig:
 
     encoder_filters: tuple[int, ...] | None = None
     """Output channels of each stage of a small encoder, first to last; by default the encoder's own
-    (32 64 conv_pool, 16 32 64 small_cnn, 32 64 96 residual_cnn, 24 48 96 paired_cnn)."""
+    (32 64 conv_pool, 16 32 64 small_cnn, 32 64 96 residual_cnn, 24 48 96 paired_cnn,
+    32 64 128 strided_cnn)."""
 
     encoder_weights: str = "imagenet"
     """Weights of a large encoder: "imagenet", which are downloaded once, a file of them, or "none"
@@ -128,7 +130,8 @@ class ModelConfig:
     """Distribute each CNN layer over time by itself, or the CNN as one (cnn_lstm). Same answers."""
 
     dropout: float = 0.0
-    """Share of the outputs of each LSTM or hidden layer dropped in training, 0 to below 1."""
+    """Share of the encoder's vectors, of the outputs of each LSTM or hidden layer, and of those of
+    each stage of a strided_cnn, dropped in training; 0 to below 1."""
 
     def __post_init__(self):
         self._check_types()

@@ -11,7 +11,7 @@ from typing import Literal
 import keras
 from keras import layers
 
-from keras_cnnlstm.arguments import is_whole, told
+from keras_cnnlstm.arguments import is_number, is_whole, told
 from keras_cnnlstm.cnn_layers import BatchNormalization, ResidualBlock
 
 
@@ -156,6 +156,78 @@ def paired_cnn(filters: Sequence[int] = (24, 48, 96)) -> keras.Sequential:
     return keras.Sequential([*stack, layers.GlobalAveragePooling2D(name="pool")], name="paired_cnn")
 
 
+def strided_cnn(filters: Sequence[int] = (32, 64, 128), dropout: float = 0.0) -> keras.Sequential:
+    """Convolutions that halve the image themselves, with no pooling; the last layer sees places.
+
+    For each entry of `filters` but the last: Conv 3x3 twice without padding, then Conv 5x5 of
+    stride 2, each with BatchNorm and ReLU, and dropout behind the stage. What is left is flattened
+    for a Dense layer, with BatchNorm and ReLU too, of as many units as the last entry says.
+    Convolutions in place of pooling are those of Springenberg et al., "Striving for Simplicity: The
+    All Convolutional Net", ICLR 2015 workshop, section 2. A frame of MNIST, whose border is empty,
+    takes two thirds of the arithmetic of a `paired_cnn` of the same filters.
+
+    Args:
+        filters: output channels of each stage, and units of the last layer.
+        dropout: share of the outputs of each convolutional stage dropped in training, 0 to below 1.
+
+    Returns:
+        An unbuilt `keras.Sequential`; frames of (28, 28, 1) become vectors of 128 numbers. They
+        must have `fewest_pixels` on each side.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    _check_sizes("strided_cnn", filters)
+    if not is_number(dropout, 0, 1) or dropout == 1:
+        raise ValueError(f"strided_cnn: `dropout` must be in [0, 1); received {told(dropout)}.")
+    *stages, units = filters
+    stack: list[keras.Layer] = []
+    for i, channels in enumerate(stages, start=1):
+        for part, size, strides, padding in (
+            ("a", 3, 1, "valid"),
+            ("b", 3, 1, "valid"),
+            ("c", 5, 2, "same"),
+        ):
+            stack += [
+                layers.Conv2D(
+                    channels,
+                    size,
+                    strides=strides,
+                    padding=padding,
+                    use_bias=False,  # the normalisation has one
+                    kernel_initializer="he_normal",
+                    name=f"conv{i}{part}",
+                ),
+                BatchNormalization(name=f"norm{i}{part}"),
+                layers.ReLU(name=f"relu{i}{part}"),
+            ]
+        if dropout:
+            stack.append(layers.Dropout(dropout, name=f"conv{i}_dropout"))
+    stack += [
+        layers.Flatten(name="flatten"),
+        layers.Dense(units, use_bias=False, kernel_initializer="he_normal", name="dense"),
+        BatchNormalization(name="norm"),
+        layers.ReLU(name="relu"),
+    ]
+    return keras.Sequential(stack, name="strided_cnn")
+
+
+def fewest_pixels(filters: Sequence[int] = (32, 64, 128)) -> int:
+    """The least height and width of the frames that a `strided_cnn` can take.
+
+    Args:
+        filters: as `strided_cnn` takes them.
+
+    Example:
+
+    >>> fewest_pixels((32, 64)), fewest_pixels((32, 64, 128)), fewest_pixels((8, 16, 32, 64))
+    (5, 13, 29)
+    """
+    _check_sizes("fewest_pixels", filters)
+    # Of s pixels a stage leaves (s - 4) / 2, rounded up, and one must be left in the end.
+    return 2 ** (len(filters) + 1) - 3
+
+
 def conv1d(
     filters: Sequence[int] = (32, 64),
     kernel_size: int = 5,
@@ -212,6 +284,7 @@ ENCODERS: dict[str, Callable[..., keras.Layer]] = {
     "small_cnn": small_cnn,
     "residual_cnn": residual_cnn,
     "paired_cnn": paired_cnn,
+    "strided_cnn": strided_cnn,
     "conv1d": conv1d,
 }
 """Encoders by name, as `cnn_lstm(encoder=...)` takes them, and `--encoder` those of images."""

@@ -11,7 +11,7 @@ from keras import ops
 from keras_cnnlstm.arguments import check_kind
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.describer import describer
-from keras_cnnlstm.encoders import ENCODERS
+from keras_cnnlstm.encoders import ENCODERS, fewest_pixels, strided_cnn
 from keras_cnnlstm.models import MODELS
 from keras_cnnlstm.optimizers import Adam
 from keras_cnnlstm.prefixes import last_step_accuracy
@@ -204,8 +204,8 @@ def build_model(config: TrainConfig, task: Task, image_shape: tuple[int, int, in
     options = model_options(config)
     if config.encoder in PRETRAINED:
         options["encoder"] = _large_encoder(config, image_shape)
-    elif "encoder" in options and config.encoder_filters:
-        options["encoder"] = ENCODERS[config.encoder](config.encoder_filters)
+    elif "encoder" in options:
+        options["encoder"] = _small_encoder(config, image_shape)
     if config.model in ("cnn_lstm", "bag_of_frames", "describer"):
         options["lengths"] = task.min_length != task.length or isinstance(task, Classes)
     if config.model == "cnn_lstm":
@@ -219,6 +219,22 @@ def build_model(config: TrainConfig, task: Task, image_shape: tuple[int, int, in
     if isinstance(task, Description):
         return describer(shape, len(task.vocabulary), task.max_words, **options)
     return MODELS[config.model](shape, task.num_classes, **options)
+
+
+def _small_encoder(config, image_shape):
+    """One of `ENCODERS`, as wide as the options say; of those that drop, with their dropout."""
+    options = {"filters": config.encoder_filters} if config.encoder_filters else {}
+    if config.encoder != "strided_cnn":
+        return ENCODERS[config.encoder](**options)
+    fewest = fewest_pixels(**options)
+    if min(image_shape[:2]) < fewest:
+        height, width, _ = image_shape
+        raise ValueError(
+            f"encoder: expected one for images of {height}x{width} pixels; received strided_cnn, "
+            f"whose stages need {fewest} on each side. Give larger images or fewer "
+            "--encoder-filters, or take another encoder."
+        )
+    return strided_cnn(**options, dropout=config.dropout)
 
 
 def _large_encoder(config, image_shape):

@@ -453,6 +453,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_an_iterator_can_be_dropped_while_batches_are_prepared(root):
     done = subprocess.run(
         [sys.executable, "-c", DROPPED, str(root)], capture_output=True, text=True, timeout=120

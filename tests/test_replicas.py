@@ -227,6 +227,7 @@ def two_devices():
     return json.loads(output.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["even", "odd", "arrays"])
 def test_two_devices_train_and_score_as_one(two_devices, case):
     """Unequal lengths, batches that do not divide, one of a single row; clipping; regularisers."""
@@ -238,12 +239,14 @@ def test_two_devices_train_and_score_as_one(two_devices, case):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_overflow_on_the_second_replica_stays_out_of_the_weights(two_devices):
     ours, stock = two_devices["overflow"]
     assert ours == ["1.0", 2.0]  # the step is left out, the scale halved
     assert stock[0] in ("nan", "-inf", "inf")  # what is guarded against still happens
 
 
+@pytest.mark.slow
 def test_all_replicas_have_the_same_averages(two_devices):
     mean, variance = two_devices["averages"]
     # The halves have means 1 and 20, variances 1 and 100; before, mean 0 and variance 1.

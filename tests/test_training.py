@@ -99,7 +99,7 @@ def test_the_scores_are_those_of_the_saved_model_on_test_digits(run):
     assert again["natural"]["accuracy"] > 0.5  # it learned something: constant guessing gives 0.45
 
 
-def test_same_seed_same_numbers_and_another_seed_others(run, tmp_path):
+def test_same_seed_same_numbers(run, tmp_path):
     again = train(short(tmp_path / "again"))
     assert again.metrics["test"] == run.metrics["test"]
     assert (tmp_path / "again" / "history.csv").read_text() == (
@@ -107,6 +107,10 @@ def test_same_seed_same_numbers_and_another_seed_others(run, tmp_path):
     ).read_text()
     for a, b in zip(again.model.get_weights(), run.model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_another_seed_other_numbers(run, tmp_path):
     other = train(short(tmp_path / "other", seed=1, epochs=1))
     history = (tmp_path / "other" / "history.csv").read_text().splitlines()
     assert history[1] != (run.path / "history.csv").read_text().splitlines()[1]
@@ -149,7 +153,7 @@ def test_every_task_trains(options, plot, entry, tmp_path):
     assert len(examples) <= (3 if run.config.model == "cnn_lstm" else 1)
 
 
-@pytest.mark.parametrize("reorder", [False, True])
+@pytest.mark.parametrize("reorder", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_who_learns_the_trend_so_far_answers_the_trend(run, tmp_path, reorder):
     options = {"so_far": True, "reorder": reorder, "encoder": "paired_cnn"}
     config = short(tmp_path / "run", **options, epochs=1, steps_per_epoch=9)
