@@ -94,8 +94,9 @@ class ModelConfig:
 
     encoder: Encoder = "conv_pool"
     """The CNN that turns a frame into a vector (cnn_lstm, bag_of_frames, channel_cnn and
-    describer): the reference, one of half its arithmetic, the strongest of the small ones, with
-    residual blocks; or a large one that was trained on ImageNet (frames of 32 pixels or more)."""
+    describer): the reference, conv_pool; small_cnn of half its arithmetic; with BatchNorm
+    residual_cnn, the fastest of them, paired_cnn, and strided_cnn, which reads digits best (frames
+    of 13 pixels or more); or a large one that was trained on ImageNet (32 pixels or more)."""
 
     encoder_filters: tuple[int, ...] | None = None
     """Output channels of each stage of a small encoder, first to last; by default the encoder's own

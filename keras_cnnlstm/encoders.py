@@ -75,7 +75,7 @@ def small_cnn(filters: Sequence[int] = (16, 32, 64), kernel_size: int = 3) -> ke
 def residual_cnn(
     filters: Sequence[int] = (32, 64, 96), *, pooling: Literal["average", "flatten"] = "average"
 ) -> keras.Sequential:
-    """The strongest of the small encoders: a convolution, then residual blocks with BatchNorm.
+    """A convolution, then residual blocks with BatchNorm, at half the image's size and less.
 
     Conv-MaxPool-BatchNorm-ReLU, a block at half the image's size, each further block at half the
     size of the one before; see `cnn_layers.ResidualBlock`. BatchNorm takes its statistics over all
@@ -164,7 +164,7 @@ def strided_cnn(filters: Sequence[int] = (32, 64, 128), dropout: float = 0.0) ->
     for a Dense layer, with BatchNorm and ReLU too, of as many units as the last entry says.
     Convolutions in place of pooling are those of Springenberg et al., "Striving for Simplicity: The
     All Convolutional Net", ICLR 2015 workshop, section 2. A frame of MNIST, whose border is empty,
-    takes two thirds of the arithmetic of a `paired_cnn` of the same filters.
+    takes half the multiplications of a `paired_cnn` of the same filters.
 
     Args:
         filters: output channels of each stage, and units of the last layer.

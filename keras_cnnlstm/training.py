@@ -91,7 +91,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
         # Of the same layers; what is saved is the model.
         learner, lesson = model, source.lesson
         if isinstance(lesson, TrendSoFar):
-            learner = every_step_model(model, lesson.orders)
+            learner = every_step_model(model, lesson.orders if lesson.reorder else None)
     memory = check_memory(learner, (config.batch_size or 1) // runtime.num_replicas)
     if place is None:
         place = new_run_dir(config) if runtime.is_chief else Path(config.run_dir or "")

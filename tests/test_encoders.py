@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import correlate
 
-from keras_cnnlstm.encoders import ENCODERS, conv1d, paired_cnn, residual_cnn
+from keras_cnnlstm.encoders import (
+    ENCODERS,
+    conv1d,
+    fewest_pixels,
+    paired_cnn,
+    residual_cnn,
+    strided_cnn,
+)
 
 POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
 FRAMES = dict.fromkeys(ENCODERS, (28, 28, 1)) | {"conv1d": (400, 1)}
@@ -24,7 +31,8 @@ def frames(shape, batch=2):
 @pytest.mark.parametrize("name", ENCODERS)
 class TestContract:
     SIZES = {  # noqa: RUF012
-        "conv_pool": 3136, "small_cnn": 576, "residual_cnn": 96, "paired_cnn": 96, "conv1d": 64,
+        "conv_pool": 3136, "small_cnn": 576, "residual_cnn": 96, "paired_cnn": 96,
+        "strided_cnn": 128, "conv1d": 64,
     }  # fmt: skip
 
     def test_turns_frames_into_vectors(self, name):
@@ -84,6 +92,26 @@ class TestResidualCNN:
             residual_cnn(filters, pooling=pooling)
 
 
+def correlated(maps, kernel):
+    """Maps (N, H, W, C) with black around them, correlated with a kernel; (N, H, W, filters)."""
+    return np.stack(
+        [
+            sum(
+                correlate(maps[..., c], kernel[None, :, :, c, f], mode="constant")
+                for c in range(maps.shape[-1])
+            )
+            for f in range(kernel.shape[-1])
+        ],
+        axis=-1,
+    )
+
+
+def normalised(maps, layer):
+    """What BatchNorm and ReLU make of maps or vectors."""
+    gamma, beta, mean, var = map(numpy, layer.weights)
+    return np.maximum(0, gamma * (maps - mean) / np.sqrt(var + 1e-3) + beta)
+
+
 class TestPairedCNN:
     def test_equals_convolutions_of_scipy(self):
         """After one batch in training, by which scales and averages differ from the first ones."""
@@ -94,20 +122,10 @@ class TestPairedCNN:
         for i in (1, 2):
             for part in "ab":
                 kernel = numpy(encoder.get_layer(f"conv{i}{part}").kernel)
-                maps = np.stack(
-                    [
-                        sum(
-                            correlate(maps[..., c], kernel[None, :, :, c, f], mode="constant")
-                            for c in range(maps.shape[-1])
-                        )
-                        for f in range(kernel.shape[-1])
-                    ],
-                    axis=-1,
-                )
+                maps = correlated(maps, kernel)
                 if (i, part) == (1, "b"):  # 9x7 -> 4x3, the odd line and column left out
                     maps = maps[:, :8, :6].reshape(2, 4, 2, 3, 2, -1).max((2, 4))
-                gamma, beta, mean, var = map(numpy, encoder.get_layer(f"norm{i}{part}").weights)
-                maps = np.maximum(0, gamma * (maps - mean) / np.sqrt(var + 1e-3) + beta)
+                maps = normalised(maps, encoder.get_layer(f"norm{i}{part}"))
         np.testing.assert_allclose(numpy(encoder(x)), maps.mean((1, 2)), atol=1e-5)
 
     def test_sizes_halve_between_pairs(self):
@@ -120,6 +138,65 @@ class TestPairedCNN:
     def test_bad_arguments(self, filters):
         with pytest.raises(ValueError, match="paired_cnn: `filters` must be positive"):
             paired_cnn(filters)
+
+
+class TestStridedCNN:
+    def test_equals_convolutions_of_scipy(self):
+        """After one batch in training, by which scales and averages differ from the first ones."""
+        x = frames((14, 13, 2))
+        encoder = strided_cnn((3, 4, 5), dropout=0.3)
+        encoder(x, training=True)
+        maps = x.astype(float)
+        for i in (1, 2):
+            for part in "abc":
+                maps = correlated(maps, numpy(encoder.get_layer(f"conv{i}{part}").kernel))
+                if part == "c":
+                    # Every second place, the border of 3 or 4 pixels shared between both sides.
+                    _, height, width, _ = maps.shape
+                    maps = maps[:, (height + 1) % 2 :: 2, (width + 1) % 2 :: 2]
+                else:
+                    maps = maps[:, 1:-1, 1:-1]
+                maps = normalised(maps, encoder.get_layer(f"norm{i}{part}"))
+        assert maps.shape == (2, 1, 1, 4)
+        vectors = maps.reshape(2, -1) @ numpy(encoder.get_layer("dense").kernel)
+        expected = normalised(vectors, encoder.get_layer("norm"))
+        np.testing.assert_allclose(numpy(encoder(x)), expected, atol=1e-5)
+
+    @pytest.mark.parametrize("filters", [(6,), (4, 6), (4, 5, 6), (4, 5, 3, 6)])
+    def test_the_fewest_pixels_are_enough_and_fewer_are_not(self, filters):
+        side = fewest_pixels(filters)
+        assert strided_cnn(filters)(frames((side, side + 3, 1))).shape == (2, 6)
+        if side > 1:
+            with pytest.raises(ValueError, match="output size"):
+                strided_cnn(filters)(frames((side + 3, side - 1, 1)))
+
+    def test_drops_behind_each_stage_in_training_alone(self):
+        x = frames((28, 28, 1))
+        assert not any(isinstance(layer, keras.layers.Dropout) for layer in strided_cnn().layers)
+        encoder = strided_cnn((4, 4, 8), dropout=0.5)
+        dropping = [layer.name for layer in encoder.layers if layer.name.endswith("_dropout")]
+        assert dropping == ["conv1_dropout", "conv2_dropout"]
+        np.testing.assert_array_equal(numpy(encoder(x)), numpy(encoder(x)))
+        behind = keras.Sequential(encoder.layers[: 1 + encoder.layers.index(
+            encoder.get_layer("conv1_dropout"))])  # fmt: skip
+        kept, whole = numpy(behind(x, training=True)), numpy(behind(x))
+        assert (kept == 0).mean() > (whole == 0).mean() + 0.1
+
+    def test_a_last_layer_tells_where_a_thing_is(self):
+        keras.utils.set_random_seed(0)
+        x = np.zeros((2, 28, 28, 1), "float32")
+        x[0, 10, 10] = x[1, 18, 18] = 1  # 8 pixels on: whole steps of the last maps
+        here, there = numpy(strided_cnn((4, 8, 16))(x))
+        assert np.abs(here - there).max() > 0.1 * here.max() > 0
+
+    def test_bad_arguments(self):
+        for filters in ((), (0,), 3):
+            for function in (strided_cnn, fewest_pixels):
+                with pytest.raises(ValueError, match=f"{function.__name__}: `filters` must be pos"):
+                    function(filters)
+        for dropout in (-0.1, 1, "0.5", None):
+            with pytest.raises(ValueError, match=r"strided_cnn: `dropout` must be in .*received"):
+                strided_cnn(dropout=dropout)
 
 
 def lines_by_hand(weights, lines, pool_size, pooling):

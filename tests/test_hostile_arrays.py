@@ -256,6 +256,8 @@ CASES = {
     "encoders.small_cnn": call(encoders.small_cnn, filters=of((2,), (2, 3)), kernel_size=of(3)),
     "encoders.residual_cnn": call(encoders.residual_cnn, filters=of((2,), (2, 3))),
     "encoders.paired_cnn": call(encoders.paired_cnn, filters=of((2,), (2, 3))),
+    "encoders.strided_cnn": call(encoders.strided_cnn, filters=of((2,), (2, 3)), dropout=of(0.0, 0.5)),
+    "encoders.fewest_pixels": call(encoders.fewest_pixels, filters=of((2,), (2, 3))),
     "encoders.conv1d": call(
         encoders.conv1d, filters=of((2,), (2, 3)), kernel_size=of(3), pool_size=of(2),
         pooling=of("max", "flatten"),

@@ -13,7 +13,7 @@ from keras import layers
 from scipy.signal import correlate2d
 
 from keras_cnnlstm.blocks import reset_states, state_names
-from keras_cnnlstm.encoders import ENCODERS, conv1d, conv_pool, residual_cnn
+from keras_cnnlstm.encoders import ENCODERS, conv1d, conv_pool, residual_cnn, strided_cnn
 from keras_cnnlstm.layers import TimeDistributed
 from keras_cnnlstm.models import MODELS, channel_cnn, cnn_lstm, flat_mlp
 from keras_cnnlstm.scanners import read_text
@@ -479,6 +479,11 @@ class TestNormalisation:
     """Batch normalisation inside of a `cnn_lstm` with lengths counts no frame of padding."""
 
     LENGTHS = np.array([4, 1, 2, 3], "int32")
+    NORMS = {residual_cnn: 5, strided_cnn: 4}  # noqa: RUF012
+
+    @pytest.fixture(params=NORMS, ids=lambda encoder: encoder.__name__)
+    def each_encoder(self, request):
+        self.encoder = request.param
 
     def sequences(self, padding=0, time=4):
         """The same frames each time, and then other padding, brighter than any frame is."""
@@ -489,7 +494,7 @@ class TestNormalisation:
 
     def model(self, time=4, **options):
         keras.utils.set_random_seed(1)
-        encoder = residual_cnn((4, 6))
+        encoder = self.encoder((4, 6))
         return cnn_lstm(
             (time, 12, 12, 1), 3, encoder=encoder, lengths=True, lstm_units=(5,), **options
         )
@@ -502,9 +507,10 @@ class TestNormalisation:
         model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
         loss = model.train_on_batch(x, np.array([0, 1, 2, 0]))
         names = [weight.path for weight in model.weights]
-        assert sum("moving_" in name for name in names) == 10
+        assert sum("moving_" in name for name in names) == 2 * self.NORMS[self.encoder]
         return [trained, loss, *model.get_weights(), predict(model, x)]
 
+    @pytest.mark.usefixtures("each_encoder")
     def test_padding_changes_neither_training_nor_averages_nor_answers(self):
         expected = self.after_a_step(self.sequences())
         for padding, time, tolerance in ((1, 4, 1e-6), (2, 6, 1e-5)):
@@ -512,9 +518,10 @@ class TestNormalisation:
             for a, b in zip(found, expected, strict=True):
                 np.testing.assert_allclose(a, b, rtol=tolerance, atol=1e-6)
 
+    @pytest.mark.usefixtures("each_encoder")
     def test_the_averages_are_those_of_the_frames_that_count_alone(self):
         model, x = self.model(), self.sequences()
-        alone = residual_cnn((4, 6))
+        alone = self.encoder((4, 6))
         alone.build((None, 12, 12, 1))
         alone.set_weights(model.get_weights()[: len(alone.weights)])
         counts = np.arange(4) < self.LENGTHS[:, None]
@@ -525,7 +532,7 @@ class TestNormalisation:
             found, expected = map(keras.ops.convert_to_numpy, (weight, other))
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
             moved += "moving_mean" in other.path and np.abs(expected).max() > 1e-3
-        assert moved == 5
+        assert moved == self.NORMS[self.encoder]
 
     def test_wrapped_as_one_the_answers_are_the_same(self):
         options = {"encoder": "residual_cnn", "lstm_units": (5,)}

@@ -88,6 +88,18 @@ def test_the_encoder_is_as_wide_as_asked(encoder):
     assert sorted(set(widths)) == [3, 5]
 
 
+def test_a_strided_cnn_drops_what_the_model_drops_and_wants_room_for_its_stages():
+    config = TrainConfig(encoder="strided_cnn", encoder_filters=(3, 4, 5), dropout=0.25)
+    model = build_model(config, Trend(4), (14, 13, 1))
+    dropping = ["conv1_dropout", "conv2_dropout", "features_dropout", "dropout1"]
+    assert [layer.name for layer in model.layers if "dropout" in layer.name] == dropping
+    assert model.get_layer("conv2_dropout").layer.rate == 0.25
+    assert model.get_layer("relu").output.shape == (None, 4, 5)
+    message = "encoder: .* images of 40x12 pixels; received strided_cnn, .* need 13 on each side"
+    with pytest.raises(ValueError, match=message):
+        build_model(TrainConfig(encoder="strided_cnn"), Trend(4), (40, 12, 1))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
