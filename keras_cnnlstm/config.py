@@ -131,8 +131,12 @@ class ModelConfig:
     """Distribute each CNN layer over time by itself, or the CNN as one (cnn_lstm). Same answers."""
 
     dropout: float = 0.0
-    """Share of the encoder's vectors, of the outputs of each LSTM or hidden layer, and of those of
-    each stage of a strided_cnn, dropped in training; 0 to below 1."""
+    """Share of the encoder's vectors, and of the outputs of each LSTM or hidden layer, dropped in
+    training; 0 to below 1."""
+
+    encoder_dropout: float | None = None
+    """Share of the outputs of each stage of a strided_cnn dropped in training; by default as many
+    as of the rest (--dropout). Sums and other numbers are learned best without the latter."""
 
     def __post_init__(self):
         self._check_types()
@@ -467,6 +471,7 @@ _RANGES = (
     ("checkpoint_steps", 1, 1e9),
     ("scan_size", 1, 10_000),
     ("dropout", 0, 0.999),
+    ("encoder_dropout", 0, 0.999),
     ("batch_size", 1, 1_000_000),
     ("steps_per_epoch", 1, 1e9),
     ("epochs", 1, 1e6),

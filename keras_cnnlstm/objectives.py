@@ -23,7 +23,8 @@ from keras_cnnlstm.vocabulary import END, PADDING
 
 # Options that not every model takes: their names in TrainConfig and in the builder.
 _MODEL_OPTIONS = {
-    "encoder_filters": "encoder",  # `build_model` makes one of it and the next
+    "encoder_filters": "encoder",  # `build_model` makes one of it and the next two
+    "encoder_dropout": "encoder",
     "encoder": "encoder",
     "lstm_units": "lstm_units",
     "bidirectional": "bidirectional",
@@ -202,10 +203,8 @@ def build_model(config: TrainConfig, task: Task, image_shape: tuple[int, int, in
         ValueError: if the model cannot be built so, or has no such option.
     """
     options = model_options(config)
-    if config.encoder in PRETRAINED:
-        options["encoder"] = _large_encoder(config, image_shape)
-    elif "encoder" in options:
-        options["encoder"] = _small_encoder(config, image_shape)
+    if "encoder" in options:
+        options["encoder"] = _encoder(config, image_shape)
     if config.model in ("cnn_lstm", "bag_of_frames", "describer"):
         options["lengths"] = task.min_length != task.length or isinstance(task, Classes)
     if config.model == "cnn_lstm":
@@ -221,20 +220,28 @@ def build_model(config: TrainConfig, task: Task, image_shape: tuple[int, int, in
     return MODELS[config.model](shape, task.num_classes, **options)
 
 
-def _small_encoder(config, image_shape):
-    """One of `ENCODERS`, as wide as the options say; of those that drop, with their dropout."""
+def _encoder(config, image_shape):
+    """The encoder that the options say, for images `(H, W, C)`."""
+    if config.encoder_dropout and config.encoder != "strided_cnn":
+        raise ValueError(
+            f"encoder_dropout: expected none with encoder {config.encoder}, which has no such "
+            f"layers; received {config.encoder_dropout}. Take --encoder strided_cnn, or --dropout "
+            "for what an encoder answers."
+        )
+    if config.encoder in PRETRAINED:
+        return _large_encoder(config, image_shape)
     options = {"filters": config.encoder_filters} if config.encoder_filters else {}
     if config.encoder != "strided_cnn":
         return ENCODERS[config.encoder](**options)
-    fewest = fewest_pixels(**options)
-    if min(image_shape[:2]) < fewest:
-        height, width, _ = image_shape
+    (height, width, _), fewest = image_shape, fewest_pixels(**options)
+    if min(height, width) < fewest:
         raise ValueError(
             f"encoder: expected one for images of {height}x{width} pixels; received strided_cnn, "
             f"whose stages need {fewest} on each side. Give larger images or fewer "
             "--encoder-filters, or take another encoder."
         )
-    return strided_cnn(**options, dropout=config.dropout)
+    share = config.dropout if config.encoder_dropout is None else config.encoder_dropout
+    return strided_cnn(**options, dropout=share)
 
 
 def _large_encoder(config, image_shape):

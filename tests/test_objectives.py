@@ -1,5 +1,7 @@
 """What a task asks of a model: the right shape, a loss and a metric that leave padding out."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -95,14 +97,29 @@ def test_a_strided_cnn_drops_what_the_model_drops_and_wants_room_for_its_stages(
     assert [layer.name for layer in model.layers if "dropout" in layer.name] == dropping
     assert model.get_layer("conv2_dropout").layer.rate == 0.25
     assert model.get_layer("relu").output.shape == (None, 4, 5)
+    for share, rate in ((0.5, 0.5), (0.0, None)):
+        model = build_model(
+            dataclasses.replace(config, encoder_dropout=share), Trend(4), (13, 13, 1)
+        )
+        layer = {layer.name: layer for layer in model.layers}.get("conv2_dropout")
+        assert (layer and layer.layer.rate) == rate
+        assert model.get_layer("dropout1").rate == 0.25
     message = "encoder: .* images of 40x12 pixels; received strided_cnn, .* need 13 on each side"
     with pytest.raises(ValueError, match=message):
         build_model(TrainConfig(encoder="strided_cnn"), Trend(4), (40, 12, 1))
 
 
+@pytest.mark.parametrize("encoder", ["residual_cnn", "vgg16"])
+def test_an_encoder_that_drops_nothing_is_not_asked_to(encoder):
+    config = TrainConfig(encoder=encoder, encoder_dropout=0.5)
+    with pytest.raises(ValueError, match=r"encoder_dropout: expected none with .* received 0\.5"):
+        build_model(config, Trend(4), IMAGE)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"model": "renet", "encoder_dropout": 0.5}, "encoder_dropout: expected its default with"),
         ({"model": "renet", "encoder_filters": (3,)}, r"encoder_filters: .* received \(3,\)"),
         ({"model": "flat_mlp", "bidirectional": True}, "bidirectional: expected its default with"),
         ({"model": "renet", "wrap": "encoder"}, "wrap: .* model renet, which has no such part"),
