@@ -419,7 +419,8 @@ def _train(command):
     facts = run.metrics["training"]
     print(
         f"\ntrained on {facts['sequences']:,} sequences in {facts['seconds']:.0f} s "
-        f"({facts['sequences_per_second']:,.0f} a second); best epoch {facts['best_epoch']}"
+        f"({facts['sequences_per_second']:,.0f} a second); best epoch {facts['best_epoch']}, "
+        f"kept epoch {facts['kept_epoch']}"
     )
     _print_scores(run.metrics["test"], summary)
     print(

@@ -273,6 +273,10 @@ class TrainConfig(ModelConfig):
     patience: int | None = None
     """Stop after so many validations in a row without a better one; by default never."""
 
+    keep: Literal["best", "last"] = "best"
+    """Whose weights become the model: those of the epoch with the best validation score, or of the
+    last one. If validation data are few, the best of many scores is the luckiest."""
+
     checkpoint_steps: int | None = None
     """Also save a checkpoint after every so many batches; there is one after each epoch anyway."""
 

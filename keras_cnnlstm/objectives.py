@@ -314,7 +314,7 @@ def adopt_weights(model: keras.Model, source: keras.Model) -> list[str]:
 
 def compile_model(model: keras.Model, config: TrainConfig, objective: Objective) -> None:
     """Compiles a model for training: optimizer, schedule, loss and metrics."""
-    rate: Any = config.learning_rate
+    rate: Any = float(config.learning_rate)  # Keras refuses a whole number
     if config.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, config.num_steps)
     settings = {"learning_rate": rate, **_OPTIMIZER_OPTIONS.get(config.optimizer, {})}

@@ -215,7 +215,10 @@ def _learned(run, findings):
     if "sequences" in facts:
         text += f", {facts['sequences']:,} sequences in {facts['seconds']:,.0f} s"
     if "best_epoch" in facts:
-        text += f"; the model kept is that of epoch {facts['best_epoch']}"
+        kept = facts.get("kept_epoch", facts["best_epoch"])
+        text += f"; the model kept is that of epoch {kept}"
+        if kept != facts["best_epoch"]:
+            text += f", the last, not of the best ({facts['best_epoch']})"
     slowest = slowest_learned(findings.recalls)
     if len(slowest) > 1:
         text += f". Learned slowest: {', '.join(row['name'] for row in slowest[:3])}"

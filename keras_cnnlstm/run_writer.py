@@ -93,6 +93,12 @@ class RunWriter(keras.callbacks.Callback):
         return best
 
     @property
+    def kept_epoch(self) -> int | None:
+        """Index of the epoch so far whose weights are the model."""
+        last = len(self.history) - 1 if self.history else None
+        return last if self.config.keep == "last" else self.best_epoch
+
+    @property
     def ended(self) -> bool:
         """Whether there was no better epoch for too long."""
         best, patience = self.best_epoch, self.config.patience
@@ -165,7 +171,7 @@ class RunWriter(keras.callbacks.Callback):
             self.recalls.append(self.objective.recall.by_class())  # of the validation just done
             rows = ([epoch, *recalls] for epoch, recalls in enumerate(self.recalls, start=1))
             _write_csv(self.path / "recall.csv", ["epoch", *self.class_names], rows)
-        if self.best_epoch == len(self.history) - 1:
+        if self.kept_epoch == len(self.history) - 1:
             # A second model of the same layers has no optimizer: a third of the file's size.
             bare = keras.Model(self.whole.inputs, self.whole.outputs, name=self.whole.name)
             with self.average.in_place() if self.average else contextlib.nullcontext():

@@ -301,6 +301,7 @@ def _training_facts(config, writer):
     return {
         "epochs": len(writer.history),
         "best_epoch": 1 + (writer.best_epoch or 0),
+        "kept_epoch": 1 + (writer.kept_epoch or 0),
         "sequences": sequences,
         "seconds": round(writer.seconds, 1),
         "sequences_per_second": round(sequences / max(writer.seconds, 1e-9), 1),

@@ -198,3 +198,10 @@ def test_the_optimizer_and_its_schedule(optimizer):
     for _ in range(5):
         model.train_on_batch(np.ones((2, 3)), np.zeros(2))
     assert float(model.optimizer.learning_rate) == pytest.approx(0.25)  # half way of a cosine
+
+
+def test_a_learning_rate_may_be_a_whole_number():
+    config = TrainConfig(optimizer="adadelta", learning_rate=1, schedule="constant")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "softmax")])
+    compile_model(model, config, objective_for(Digits(1, 4)))
+    assert float(model.optimizer.learning_rate) == 1

@@ -57,7 +57,23 @@ def test_history_has_a_line_an_epoch_and_the_best_one_is_kept(run):
     assert rows[0].keys() == {"epoch", *names, *(f"val_{name}" for name in names)}
     best = np.argmax([float(row["val_accuracy"]) for row in rows]) + 1
     assert run.metrics["training"]["best_epoch"] == best
+    assert run.metrics["training"]["kept_epoch"] == best
     assert run.metrics["training"]["sequences"] == 3 * 60 * 32
+
+
+def test_the_last_epoch_is_kept_if_asked_for(tmp_path):
+    """So slowly that no score changes: the first epoch is the best one of equals."""
+    options = {"optimizer": "sgd", "learning_rate": 1e-6, "schedule": "constant",
+               "steps_per_epoch": 5, "test_sequences": 10}  # fmt: skip
+    kept = {}
+    for name, epochs, keep in (("one", 1, "best"), ("best", 2, "best"), ("last", 2, "last")):
+        run = train(short(tmp_path / name, epochs=epochs, keep=keep, **options))
+        kept[name] = load_model(run.path / "model.keras").get_weights()
+        assert run.metrics["training"]["best_epoch"] == 1
+        assert run.metrics["training"]["kept_epoch"] == (2 if keep == "last" else 1)
+    for best, one in zip(kept["best"], kept["one"], strict=True):
+        np.testing.assert_array_equal(best, one)
+    assert any((last != one).any() for last, one in zip(kept["last"], kept["one"], strict=True))
 
 
 def test_recalls_of_each_epoch_are_those_of_the_validation(run):
