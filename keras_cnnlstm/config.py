@@ -136,7 +136,7 @@ class ModelConfig:
 
     encoder_dropout: float | None = None
     """Share of the outputs of each stage of a strided_cnn dropped in training; by default as many
-    as of the rest (--dropout). Sums and other numbers are learned best without the latter."""
+    as of the rest (--dropout)."""
 
     def __post_init__(self):
         self._check_types()

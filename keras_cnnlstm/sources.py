@@ -76,12 +76,17 @@ class DigitSource:
         parts = (f"{len(part):,} {name}" for name, part in self.splits._asdict().items())
         return f"{self._config.dataset}: {', '.join(parts)}"
 
-    def training(self, *, start: int = 0, rows: slice | None = None) -> tf.data.Dataset:
-        """Endless training batches, from batch `start` on; of each these rows, by default all."""
+    def training(
+        self, *, start: int = 0, rows: slice | None = None, lesson: bool = False
+    ) -> tf.data.Dataset:
+        """Endless training batches, from batch `start` on; of each these rows, by default all.
+
+        With the targets of the task, or of the lesson; of the same frames.
+        """
         config = self._config
         return batches(
             self.splits.train,
-            self.lesson,
+            self.lesson if lesson else self.task,
             batch_size=config.batch_size,
             seed=config.seed,
             balance=config.balance,
@@ -264,7 +269,9 @@ class ClipSource:
                 progress(done, len(clips))
         self._features = features
 
-    def training(self, *, start: int = 0, rows: slice | None = None) -> tf.data.Dataset:
+    def training(
+        self, *, start: int = 0, rows: slice | None = None, lesson: bool = False
+    ) -> tf.data.Dataset:
         """Endless training batches, from batch `start` on; of each these rows, by default all."""
         config = self._config
         return self._batches(

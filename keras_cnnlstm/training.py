@@ -261,7 +261,7 @@ def _fit(model, learner, config, source, runtime, path, checkpoint, adopted) -> 
         while writer.step < config.num_steps and not writer.ended:
             epoch, done = divmod(writer.step, steps)
             model.fit(
-                source.training(start=writer.step, rows=rows),
+                source.training(start=writer.step, rows=rows, lesson=True),
                 validation_data=validation,
                 steps_per_epoch=steps - done,
                 initial_epoch=epoch,

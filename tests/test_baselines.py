@@ -11,7 +11,7 @@ from keras_cnnlstm import baselines
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.digits import LabeledImages
 from keras_cnnlstm.runs import Run
-from keras_cnnlstm.sources import digit_tests
+from keras_cnnlstm.sources import digit_tests, open_source
 from keras_cnnlstm.tasks import Classes, Digits, Label, RunningSum, Text, Trend
 
 TASK = Classes(("dark", "light"), 3)
@@ -206,6 +206,17 @@ def test_a_bag_at_each_step_says_the_same():
     assert score["accuracy"] > 0.95
     mixed = rng.integers(0, 4, (200, 3))
     assert bag(grey(*(mixed * 60)), mixed, Digits(3, 4))["accuracy"] < 0.7
+
+
+def test_a_bag_of_a_run_that_learns_more_than_the_task_is_fitted_to_the_task():
+    scores = []
+    for lesson in ({}, {"so_far": True}, {"so_far": True, "reorder": True}):
+        config = TrainConfig(batch_size=16, **lesson)
+        source, run = open_source(config), Run(None, config, functional(Mean()), {})
+        test = source.tests(200)["natural"]
+        scores.append(baselines.bag_of_frames(run, source, test, training_sequences=64))
+    assert scores[0]["num_sequences"] == 200
+    assert scores[1] == scores[2] == scores[0]
 
 
 def test_clips_have_no_digits_to_read(tmp_path):
