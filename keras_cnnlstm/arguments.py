@@ -140,6 +140,20 @@ def as_array(what: str, value: Any) -> np.ndarray:
         raise ValueError(f"{what} must be an array; received {told(value)}.") from error
 
 
+def check_dropout(function: str, dropout: Any) -> None:
+    """Refuses what is no share that a layer can drop.
+
+    Args:
+        function: its name, for the error: "cnn_lstm".
+        dropout: the argument.
+
+    Raises:
+        ValueError: if it is not a number in [0, 1).
+    """
+    if not is_number(dropout, 0, 1) or dropout == 1:
+        raise ValueError(f"{function}: `dropout` must be in [0, 1); received {told(dropout)}.")
+
+
 def check_model(what: str, value: Any) -> None:
     """Refuses what is no `keras.Model`.
 

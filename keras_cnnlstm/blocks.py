@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import keras
 from keras import layers, ops
 
-from keras_cnnlstm.arguments import check_whole, is_number, is_whole, told
+from keras_cnnlstm.arguments import check_dropout, check_whole, is_whole, told
 from keras_cnnlstm.layers import LSTM
 
 Head = Literal["probabilities", "values"]
@@ -277,12 +277,6 @@ def checked_units(model: str, units: Sequence[int], argument: str = "units") -> 
             f"`{argument}`, {_WIDEST:,} at most; received {told(units)}."
         )
     return tuple(map(int, given))
-
-
-def check_dropout(model: str, dropout: float) -> None:
-    """Refuses a share outside of [0, 1)."""
-    if not is_number(dropout, 0, 1) or dropout == 1:
-        raise ValueError(f"{model}: `dropout` must be in [0, 1); received {told(dropout)}.")
 
 
 def _check_states(x, units, bidirectional, stateful, return_state, initial_state):

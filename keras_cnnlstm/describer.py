@@ -15,9 +15,8 @@ from typing import NamedTuple
 import keras
 from keras import layers, ops
 
-from keras_cnnlstm.arguments import check_whole, told
+from keras_cnnlstm.arguments import check_dropout, check_whole, told
 from keras_cnnlstm.blocks import (
-    check_dropout,
     check_weights,
     checked_units,
     frames_input,

@@ -11,7 +11,7 @@ from typing import Literal
 import keras
 from keras import layers
 
-from keras_cnnlstm.arguments import is_number, is_whole, told
+from keras_cnnlstm.arguments import check_dropout, is_whole, told
 from keras_cnnlstm.cnn_layers import BatchNormalization, ResidualBlock
 
 
@@ -140,16 +140,7 @@ def paired_cnn(filters: Sequence[int] = (24, 48, 96)) -> keras.Sequential:
     for i, channels in enumerate(filters, start=1):
         for part in "ab":
             name = f"{i}{part}"
-            stack.append(
-                layers.Conv2D(
-                    channels,
-                    3,
-                    padding="same",
-                    use_bias=False,  # the normalisation has one
-                    kernel_initializer="he_normal",
-                    name=f"conv{name}",
-                )
-            )
+            stack.append(_conv(channels, 3, name=f"conv{name}"))
             if part == "b" and i < len(filters):
                 stack.append(layers.MaxPooling2D(2, name=f"pool{i}"))
             stack += [BatchNormalization(name=f"norm{name}"), layers.ReLU(name=f"relu{name}")]
@@ -178,26 +169,18 @@ def strided_cnn(filters: Sequence[int] = (32, 64, 128), dropout: float = 0.0) ->
         ValueError: if an argument is out of range.
     """
     _check_sizes("strided_cnn", filters)
-    if not is_number(dropout, 0, 1) or dropout == 1:
-        raise ValueError(f"strided_cnn: `dropout` must be in [0, 1); received {told(dropout)}.")
+    check_dropout("strided_cnn", dropout)
     *stages, units = filters
     stack: list[keras.Layer] = []
     for i, channels in enumerate(stages, start=1):
-        for part, size, strides, padding in (
-            ("a", 3, 1, "valid"),
-            ("b", 3, 1, "valid"),
-            ("c", 5, 2, "same"),
-        ):
+        convolutions = {
+            "a": _conv(channels, 3, padding="valid", name=f"conv{i}a"),
+            "b": _conv(channels, 3, padding="valid", name=f"conv{i}b"),
+            "c": _conv(channels, 5, strides=2, name=f"conv{i}c"),
+        }
+        for part, conv in convolutions.items():
             stack += [
-                layers.Conv2D(
-                    channels,
-                    size,
-                    strides=strides,
-                    padding=padding,
-                    use_bias=False,  # the normalisation has one
-                    kernel_initializer="he_normal",
-                    name=f"conv{i}{part}",
-                ),
+                conv,
                 BatchNormalization(name=f"norm{i}{part}"),
                 layers.ReLU(name=f"relu{i}{part}"),
             ]
@@ -288,6 +271,19 @@ ENCODERS: dict[str, Callable[..., keras.Layer]] = {
     "conv1d": conv1d,
 }
 """Encoders by name, as `cnn_lstm(encoder=...)` takes them, and `--encoder` those of images."""
+
+
+def _conv(filters, size, *, name, strides=1, padding="same"):
+    """A convolution in front of a normalisation, which has the bias, and a ReLU."""
+    return layers.Conv2D(
+        filters,
+        size,
+        strides=strides,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=name,
+    )
 
 
 def _positive(sizes) -> bool:

@@ -12,12 +12,11 @@ from typing import Literal
 import keras
 from keras import layers
 
-from keras_cnnlstm.arguments import is_number, told
+from keras_cnnlstm.arguments import check_dropout, is_number, told
 from keras_cnnlstm.blocks import (
     Head,
     answer,
     check_classes,
-    check_dropout,
     check_weights,
     checked_units,
     dense_stack,

@@ -10,11 +10,10 @@ from typing import Literal
 import keras
 from keras import layers, ops
 
-from keras_cnnlstm.arguments import told
+from keras_cnnlstm.arguments import check_dropout, told
 from keras_cnnlstm.blocks import (
     answer,
     check_classes,
-    check_dropout,
     check_weights,
     checked_units,
     dense_stack,

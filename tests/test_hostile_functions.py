@@ -139,7 +139,7 @@ CASES = {
         benchmark.benchmark, batch_size=Either(st.sampled_from([0, -1]), ANYTHING.filter(lambda value: not arguments.is_whole(value, 1))), lengths=of((4,)), sections=of(("machine",)), repeats=of(1), output=of(None)
     ),
     "blocks.check_classes": call(blocks.check_classes, model=of("value", hostile=st.just("m")), num_classes=of(2)),
-    "blocks.check_dropout": call(blocks.check_dropout, model=of("m", hostile=st.just("m")), dropout=of(0.5)),
+    "arguments.check_dropout": call(arguments.check_dropout, function=of("m", hostile=st.just("m")), dropout=of(0.5)),
     "blocks.checked_units": call(
         blocks.checked_units, model=of("m", hostile=st.just("m")), units=of((3,), [2, 2])
     ),
