@@ -49,7 +49,7 @@ _TASKS = {
 
 _LENGTHS = {"running_sum": 8, "label": 1, "clip": 16}  # of the longest sequence, where not 4
 _SHORTEST = {"running_sum": 1, "clip": 1}  # sequence, where it is not as long as the longest
-_OF_CLIPS = ("image_size", "channels", "groups", "skip_broken", "flip", "invert", "stride", "cache")
+_OF_CLIPS = ("image_size", "channels", "groups", "skip_broken", "flip", "invert", "stride")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +268,12 @@ class TrainConfig(ModelConfig):
 
     cache: str | None = None
     """Folder to keep decoded clips in, for later epochs and runs; with a frozen encoder and
-    --no-augment the encoder's answers instead, so that the LSTM alone trains."""
+    --no-augment the encoder's answers instead, so that the LSTM alone trains. For digits it is
+    always the answers of a frozen encoder."""
+
+    cached_copies: int = 8
+    """In how many distorted copies, with cache, each training digit is encoded; once with
+    --no-augment."""
 
     patience: int | None = None
     """Stop after so many validations in a row without a better one; by default never."""
@@ -398,6 +403,12 @@ class TrainConfig(ModelConfig):
                 "freeze: expected off without init_from, which says where the layers to freeze "
                 "come from; received True."
             )
+        if self.cache and not self.data and (self.model != "cnn_lstm" or self.so_far):
+            raise ValueError(
+                "cache: expected none with digits, but for a cnn_lstm with a frozen encoder, whose "
+                f"answers it keeps, and not with so_far; received {self.cache!r} with model "
+                f"{self.model}, so_far {self.so_far}."
+            )
         self._fill("balance", 0.5 if self._kind == "trend" else 0.0)
         if self.balance and self._kind != "trend":
             raise ValueError(
@@ -473,6 +484,7 @@ _RANGES = (
     ("elastic", 0, 3),
     ("untouched", 0, 1),
     ("checkpoint_steps", 1, 1e9),
+    ("cached_copies", 1, 1000),
     ("scan_size", 1, 10_000),
     ("dropout", 0, 0.999),
     ("encoder_dropout", 0, 0.999),

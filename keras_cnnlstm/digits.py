@@ -40,7 +40,6 @@ class LabeledImages:
 
     def __post_init__(self):
         images = as_array("LabeledImages: `images`", self.images)
-        labels = as_array("LabeledImages: `labels`", self.labels)
         if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
             raise ValueError(
                 "LabeledImages: `images` must have shape (N, H, W, 1) or (N, H, W, 3), N at least "
@@ -51,20 +50,9 @@ class LabeledImages:
                 f"LabeledImages: `images` must be uint8, 0 to 255; received {images.dtype}. Turn "
                 "floats in [0, 1] into `(images * 255).round().astype('uint8')`."
             )
-        if labels.shape != images.shape[:1]:
-            raise ValueError(
-                f"LabeledImages: `labels` must have shape {images.shape[:1]}, one for each image; "
-                f"received {labels.shape}."
-            )
-        if labels.dtype.kind not in "iu":
-            raise ValueError(
-                f"LabeledImages: `labels` must be integers; received {labels.dtype}. Turn one-hot "
-                "rows into `labels.argmax(axis=1)`."
-            )
-        if labels.min() < 0:
-            raise ValueError(f"LabeledImages: `labels` must be 0 or more; received {labels.min()}.")
+        labels = _checked_labels("LabeledImages", self.labels, len(images))
         object.__setattr__(self, "images", images)
-        object.__setattr__(self, "labels", labels.astype(np.int64))
+        object.__setattr__(self, "labels", labels)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,6 +66,54 @@ class LabeledImages:
     def image_shape(self) -> tuple[int, int, int]:
         """`(H, W, C)` of each image."""
         return tuple(self.images.shape[1:])
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """What a frozen encoder says of labelled images, in their place; checked when made.
+
+    Args:
+        features: `(N, F)` float32, a vector of each image; N at least 1.
+        labels: `(N,)` integers, 0 or more, as of `LabeledImages`.
+
+    Raises:
+        ValueError: if shapes, dtypes or ranges differ from these.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self):
+        features = as_array("EncodedImages: `features`", self.features)
+        if features.ndim != 2 or features.dtype != np.float32 or 0 in features.shape:
+            raise ValueError(
+                "EncodedImages: `features` must be float32 of shape (N, F), N and F at least 1; "
+                f"received {features.dtype} of shape {features.shape}."
+            )
+        labels = _checked_labels("EncodedImages", self.labels, len(features))
+        object.__setattr__(self, "features", features)
+        object.__setattr__(self, "labels", labels)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def _checked_labels(function, labels, count):
+    """Classes of `count` images, `(count,)` int64."""
+    labels = as_array(f"{function}: `labels`", labels)
+    if labels.shape != (count,):
+        raise ValueError(
+            f"{function}: `labels` must have shape {(count,)}, one for each image; "
+            f"received {labels.shape}."
+        )
+    if labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{function}: `labels` must be integers; received {labels.dtype}. Turn one-hot "
+            "rows into `labels.argmax(axis=1)`."
+        )
+    if labels.min() < 0:
+        raise ValueError(f"{function}: `labels` must be 0 or more; received {labels.min()}.")
+    return labels.astype(np.int64)
 
 
 def check_images(function: str, images: LabeledImages) -> None:

@@ -21,8 +21,12 @@ Progress = Callable[[int, int], None]
 """Called with how many clips are done, and how many there are."""
 
 
-def progress_line(terminal: TextIO | None = None) -> Progress | None:
-    """A callback that counts the clips on one line of a terminal, by default standard error.
+def progress_line(what: str = "clips", terminal: TextIO | None = None) -> Progress | None:
+    """A callback that counts what is done on one line of a terminal, by default standard error.
+
+    Args:
+        what: what is counted.
+        terminal: where to write.
 
     Returns:
         The callback; `None` if it is no terminal, but a file or a pipe.
@@ -32,7 +36,7 @@ def progress_line(terminal: TextIO | None = None) -> Progress | None:
         return None
 
     def show(done, total):
-        stream.write(f"\r{done:,} of {total:,} clips" + "\n" * (done == total))
+        stream.write(f"\r{done:,} of {total:,} {what}" + "\n" * (done == total))
         stream.flush()
 
     return show

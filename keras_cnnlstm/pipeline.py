@@ -12,16 +12,17 @@ import tensorflow as tf
 import tensorflow.experimental.numpy as tnp
 
 from keras_cnnlstm.arguments import check_whole, is_number, is_whole, told
-from keras_cnnlstm.digits import LabeledImages, check_images
+from keras_cnnlstm.digits import EncodedImages, LabeledImages, check_images
 from keras_cnnlstm.distortions import redrawn
 from keras_cnnlstm.sentences import Description, shifted
 from keras_cnnlstm.tasks import Digits, Label, Text, Trend
 
+_BLOCK = 1000  # images to distort at a time
 _BALANCE = 0.5  # of trends in training: the rare ones need more examples than nature gives
 
 
 def digit_sequences(
-    images: LabeledImages,
+    images: LabeledImages | EncodedImages,
     task: Trend | Digits,
     *,
     batch_size: int,
@@ -37,8 +38,8 @@ def digit_sequences(
     """Batches of digit sequences with their targets.
 
     Args:
-        images: the images to draw from; each digit of `task` needs at least one. Given digits,
-            each image of a digit is equally likely.
+        images: the images to draw from, or what an encoder says of them; each digit of `task`
+            needs at least one. Given digits, each image of a digit is equally likely.
         task: says how long sequences are, which digits they are made of, and the target.
         batch_size: B, sequences in a batch.
         seed: any integer of 64 bits; other seeds give other sequences.
@@ -60,9 +61,11 @@ def digit_sequences(
         it. If sequences are of unequal length, of `({"frames": frames, "lengths": (B,) int32},
         target, weight (B, T) float32)`: frames after a sequence's end are black, targets 0, and
         the weight, by which losses and metrics leave these steps out, is 0 there and 1 before.
+        Of encoded images `frames` is `{"features": (B, T, F) float32}`, perhaps beside `lengths`.
 
     Raises:
-        ValueError: if an argument is out of range, or a digit has no image.
+        ValueError: if an argument is out of range, a digit has no image, or encoded images are to
+            be distorted.
 
     Example:
 
@@ -85,6 +88,12 @@ def digit_sequences(
     )
     batch_size, start = int(batch_size), int(start)  # of NumPy, they would be of another width
     _check_sequences(images, task, balance, num_sequences)
+    encoded = isinstance(images, EncodedImages)
+    if encoded and (augment or elastic):
+        raise ValueError(
+            "digit_sequences: `augment` and `elastic` must be 0 for EncodedImages; received "
+            f"{told(augment)} and {told(elastic)}. Distort the images before they are encoded."
+        )
     gather = _image_gatherer(images, task)
 
     rows = rows or slice(0, batch_size)
@@ -98,6 +107,8 @@ def digit_sequences(
         elements = frames, task.targets(digits, xp=tnp)
         if task.min_length < task.length:
             elements = _padded(*elements, _lengths(task, seed, step, batch_size)[rows])
+        if encoded:
+            elements = _renamed(*elements)
         if num_sequences is None:
             return elements
         # The last batch may be smaller, and of some workers empty.
@@ -198,26 +209,63 @@ def labeled_images(
     return _batches(batch, batch_size, count if seed is None else None, start)
 
 
-def batches(images: LabeledImages, task: Trend | Digits, **options) -> tf.data.Dataset:
+def distorted_copy(
+    images: LabeledImages,
+    number: int,
+    *,
+    seed: int,
+    augment: bool | float = True,
+    elastic: float = 0.0,
+    untouched: float = 0.0,
+) -> np.ndarray:
+    """All images once, in their order, each distorted anew: the copy of this number.
+
+    Args:
+        images: the images.
+        number: 0 or more; each has its own random numbers.
+        seed: as in `digit_sequences`, as are `augment`, `elastic` and `untouched`.
+
+    Returns:
+        `(N, H, W, C)` uint8.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    check_images("distorted_copy", images)
+    strengths = {"augment": augment, "elastic": elastic, "untouched": untouched}
+    check_batches("distorted_copy", batch_size=_BLOCK, start=number, seed=seed, **strengths)
+    distort = _distorting(seed, **strengths)
+    blocks = math.ceil(len(images) / _BLOCK)
+    copies = []
+    for block in range(blocks):
+        frames = _constant(images.images[block * _BLOCK : (block + 1) * _BLOCK, None])
+        step = int(number) * blocks + block
+        copies.append(distort(frames, step, _BLOCK, slice(0, len(frames))).numpy()[:, 0])
+    return np.concatenate(copies)
+
+
+def batches(
+    images: LabeledImages | EncodedImages, task: Trend | Digits, **options
+) -> tf.data.Dataset:
     """The batches of any task: `labeled_images`, `digit_strips` or `digit_sequences`.
 
     For a task that asks for sentences, those of `described`.
 
     Args:
-        images: the images to draw from.
+        images: the images to draw from; for `digit_sequences` encoded ones, too.
         task: says which of the three, and what they are about.
         **options: as the function takes them; `labeled_images` takes all images without
             `num_sequences`, and in the order they have if that is given.
     """
-    if isinstance(task, Label):
+    if isinstance(images, EncodedImages) or not isinstance(task, Label | Text):
+        data = digit_sequences(images, task, **options)
+    elif isinstance(task, Text):
+        data = digit_strips(images, task, **options)
+    else:
         if options.pop("num_sequences", None) is not None:
             options["seed"] = None
         options.pop("balance", None)
         data = labeled_images(images, **options)
-    elif isinstance(task, Text):
-        data = digit_strips(images, task, **options)
-    else:
-        data = digit_sequences(images, task, **options)
     return described(data, task) if isinstance(task, Description) else data
 
 
@@ -293,6 +341,12 @@ def _padded(frames, target, lengths):
     return {"frames": keep(frames), "lengths": lengths}, keep(target), tf.cast(counts, tf.float32)
 
 
+def _renamed(frames, *others):
+    """What was gathered under the name of features, in a dict in any case."""
+    inputs = frames if isinstance(frames, dict) else {"frames": frames}
+    return {"features" if name == "frames" else name: x for name, x in inputs.items()}, *others
+
+
 def _constant(array):
     """An eager tensor, which is captured by reference, not copied into the graph."""
     with tf.device("CPU:0"):
@@ -300,11 +354,15 @@ def _constant(array):
 
 
 def _image_gatherer(images, task):
-    """A function from digits and uniform numbers, both `(B, T)`, to frames `(B, T, H, W, C)`."""
+    """A function from digits and uniform numbers, both `(B, T)`, to frames `(B, T, H, W, C)`.
+
+    Of encoded images to features `(B, T, F)`.
+    """
     order = np.argsort(images.labels, kind="stable")
     count = np.bincount(images.labels, minlength=task.num_digits)[: task.num_digits]
     first = np.cumsum(count) - count
-    pixels = _constant(images.images[order])
+    given = images.features if isinstance(images, EncodedImages) else images.images
+    pixels = _constant(given[order])
 
     def gather(digits, uniforms):
         size = tf.gather(count, digits)
@@ -336,7 +394,8 @@ def _distorting(seed, augment, elastic, untouched):
 
 
 def _check_sequences(images, task, balance, num_sequences):
-    check_images("digit_sequences", images)
+    if not isinstance(images, EncodedImages):
+        check_images("digit_sequences", images)
     if not isinstance(task, Trend | Digits):
         raise ValueError(
             "digit_sequences: `task` must be a Trend, Digits or another task on digits; received "

@@ -22,11 +22,11 @@ from keras_cnnlstm.clip_cache import fingerprint
 from keras_cnnlstm.clip_checks import check_clips
 from keras_cnnlstm.clips import Clip, find_clips, read_clip
 from keras_cnnlstm.config import TrainConfig
-from keras_cnnlstm.digits import DigitSplits, LabeledImages, load_digits
-from keras_cnnlstm.features import FeatureCache
+from keras_cnnlstm.digits import DigitSplits, EncodedImages, LabeledImages, load_digits
+from keras_cnnlstm.features import FeatureCache, encode_images, frames_key
 from keras_cnnlstm.files import read_text, replacing, write_text
 from keras_cnnlstm.leakage import progress_line, shared_frames
-from keras_cnnlstm.pipeline import batches, described
+from keras_cnnlstm.pipeline import batches, described, distorted_copy
 from keras_cnnlstm.runs import Run, read_classes, read_vocabulary
 from keras_cnnlstm.sentences import Caption, Captions, Description, Sentence
 from keras_cnnlstm.splits import Split, read_split, split_clips, write_split
@@ -65,6 +65,7 @@ class DigitSource:
             self.lesson = TrendSoFar(self.task.length, self.task.num_digits, config.reorder)
         self.steps_per_epoch = config.steps_per_epoch
         self._config = config
+        self._encoded: dict[str, EncodedImages] = {}  # of which parts features are drawn
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -76,6 +77,41 @@ class DigitSource:
         parts = (f"{len(part):,} {name}" for name, part in self.splits._asdict().items())
         return f"{self._config.dataset}: {', '.join(parts)}"
 
+    @property
+    def _distortion(self) -> dict[str, Any]:
+        config = self._config
+        return {
+            "augment": config.augment * config.distortion,
+            "elastic": config.augment * config.elastic,
+            "untouched": config.untouched,
+        }
+
+    def encode(self, cache: FeatureCache) -> None:
+        """Has the images of training and validation encoded; batches then hold features.
+
+        Those of training in so many distorted copies as the options say; undistorted, once.
+        """
+        config, progress = self._config, progress_line("copies of the training images")
+        train, validation, _ = self.splits
+        copies = config.cached_copies if config.augment else 1
+        key = f"{frames_key(train.images)} {self._distortion} {config.seed}"
+
+        def features(number):
+            def frames():
+                return distorted_copy(train, number, seed=config.seed, **self._distortion)
+
+            return cache.features(f"{key} {number}", frames)
+
+        parts = []
+        for number in range(copies):
+            parts.append(features(number))
+            if progress:
+                progress(number + 1, copies)
+        self._encoded = {
+            "train": EncodedImages(np.concatenate(parts), np.tile(train.labels, copies)),
+            "validation": EncodedImages(encode_images(cache, validation.images), validation.labels),
+        }
+
     def training(
         self, *, start: int = 0, rows: slice | None = None, lesson: bool = False
     ) -> tf.data.Dataset:
@@ -84,17 +120,16 @@ class DigitSource:
         With the targets of the task, or of the lesson; of the same frames.
         """
         config = self._config
+        encoded = self._encoded.get("train")
         return batches(
-            self.splits.train,
+            encoded or self.splits.train,
             self.lesson if lesson else self.task,
             batch_size=config.batch_size,
             seed=config.seed,
             balance=config.balance,
-            augment=config.augment * config.distortion,
-            elastic=config.augment * config.elastic,
-            untouched=config.untouched,
             start=start,
             rows=rows,
+            **({} if encoded else self._distortion),
         )
 
     def validation(self, *, rows: slice | None = None, lesson: bool = False) -> tf.data.Dataset:
@@ -103,7 +138,7 @@ class DigitSource:
         With the targets of the task, or of the lesson.
         """
         size = self._config.batch_size or 1
-        images = self.splits.validation
+        images = self._encoded.get("validation") or self.splits.validation
         count = len(images) if isinstance(self.task, Label) else self._config.validation_sequences
         return batches(
             images,

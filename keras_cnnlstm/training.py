@@ -88,6 +88,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
         model = build_model(config, source.task, source.image_shape)
         # For a new run before there is a directory, so that a refusal leaves none.
         adopted = _adopted(model, config) if place is None else []
+        if place is None and config.cache and not config.data:
+            _check_frozen(model)
         # Of the same layers; what is saved is the model.
         learner, lesson = model, source.lesson
         if isinstance(lesson, TrendSoFar):
@@ -114,8 +116,22 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
 
 
 def _adopted(model, config) -> list[str]:
-    """The layers whose weights were taken over from `init_from`; none without it."""
-    return adopt_weights(model, load_run(config.init_from).model) if config.init_from else []
+    """The layers whose weights were taken over from `init_from`, and frozen if need be."""
+    adopted = adopt_weights(model, load_run(config.init_from).model) if config.init_from else []
+    for name in adopted if config.freeze else ():
+        model.get_layer(name).trainable = False
+    return adopted
+
+
+def _check_frozen(model) -> None:
+    """Of digits it is the answers of a frozen encoder that a cache keeps."""
+    learning = split_model(model).frame_encoder.trainable_weights
+    if learning:
+        raise ValueError(
+            "cache: expected, with digits, an encoder that is frozen as a whole, since its answers "
+            f"are kept; received one that would train {learning[0].path}. Take a trained one with "
+            "--init-from RUN --freeze and the --encoder of that run, or leave the cache out."
+        )
 
 
 def _check_workers(config, runtime) -> None:
@@ -236,8 +252,6 @@ def _fit(model, learner, config, source, runtime, path, checkpoint, adopted) -> 
     if adopted:
         kept = ", which stay as they are" if config.freeze else ""
         print(f"start     from {config.init_from}: {', '.join(adopted)}{kept}", flush=True)
-        for name in adopted if config.freeze else ():
-            model.get_layer(name).trainable = False
     objective = objective_for(source.lesson)
     anywhere = runtime.on_any_worker if runtime.num_workers > 1 else None
     names = source.task.class_names
@@ -285,7 +299,7 @@ def _tensorboard(config, writer, validation):
 
 def _trained_part(model, config, source):
     """What learns of the model: its layers over time alone, if frozen ones' answers are cached."""
-    if not config.data or not config.cache or config.augment or config.flip:
+    if not config.cache or (config.data and (config.augment or config.flip)):
         return model
     if config.model == "describer":  # no chain of layers: the words come in beside the frames
         return model

@@ -61,6 +61,9 @@ def test_the_task_follows_the_model_and_the_lengths_follow_the_task():
         ({"so_far": True, "model": "flat_mlp"}, "so_far: .* model flat_mlp"),
         ({"so_far": True, "bidirectional": True}, "so_far: .* bidirectional True"),
         ({"reorder": True}, r"reorder: expected off without so_far \(--so-far\); received True"),
+        ({"cache": "x", "model": "crnn"}, "cache: expected none with digits, .* model crnn"),
+        ({"cache": "x", "so_far": True}, "cache: expected none with digits, .* so_far True"),
+        ({"cached_copies": 0}, "cached_copies: expected 1 to 1000; received 0"),
         ({"data": "x", "elastic": 1.0}, r"elastic: expected 0 with a folder of clips .* 1.0"),
     ],
 )

@@ -39,6 +39,7 @@ from keras_cnnlstm.features import FeatureCache, split_model
 IMAGES = digits.LabeledImages(
     np.arange(20 * 64, dtype=np.int64).astype("uint8").reshape(20, 8, 8, 1), np.arange(20) % 10
 )
+ENCODED = digits.EncodedImages(np.zeros((20, 3), np.float32), np.arange(20) % 10)
 CLIPS = [
     clips.Clip(frames.Path(f"{name}/{i}"), name, f"{name}/{i}") for name in "ab" for i in range(5)
 ]
@@ -117,16 +118,23 @@ CASES = {
     "digits.LabeledImages": call(
         digits.LabeledImages, images=like((3, 8, 8, 1), "uint8"), labels=like((3,), "int64")
     ),
+    "digits.EncodedImages": call(
+        digits.EncodedImages, features=like((3, 5), "float32"), labels=like((3,), "int64")
+    ),
     "digits.load_digits": call(
         digits.load_digits,
         name=of("", "no_such", "a/b/c", "../x", "\0", "é", "x:1"),
         data_dir=of(None, "/no/such/folder", hostile=st.just("\0")),
     ),
     "pipeline.digit_sequences": call(
-        pipeline.digit_sequences, images=of(IMAGES), task=of(tasks.Trend(3), tasks.Digits(2)),
+        pipeline.digit_sequences, images=of(IMAGES, ENCODED), task=of(tasks.Trend(3), tasks.Digits(2)),
         batch_size=of(1, 4), seed=of(0, -3), balance=of(None, 0.5),
         num_sequences=of(None, 5), augment=of(False, True, 0.5),
         elastic=of(0.0, 0.5), start=of(0, 3),
+    ),
+    "pipeline.distorted_copy": call(
+        pipeline.distorted_copy, images=of(IMAGES), number=of(0, 3), seed=of(0, -3),
+        augment=of(False, True, 0.5), elastic=of(0.0, 0.5), untouched=of(0.0, 0.5),
     ),
     "pipeline.digit_strips": call(
         pipeline.digit_strips, images=of(IMAGES), task=of(tasks.Text(3)),

@@ -156,9 +156,9 @@ def test_a_line_of_progress_on_terminals_only():
         def isatty(self):
             return True
 
-    assert progress_line(io.StringIO()) is None
+    assert progress_line(terminal=io.StringIO()) is None
     terminal = Terminal()
-    show = progress_line(terminal)
+    show = progress_line(terminal=terminal)
     show(1, 1000)
     show(1000, 1000)
     assert terminal.getvalue() == "\r1 of 1,000 clips\r1,000 of 1,000 clips\n"

@@ -5,11 +5,12 @@ import pytest
 from scipy.stats import binomtest, chisquare
 
 from keras_cnnlstm import pipeline
-from keras_cnnlstm.digits import LabeledImages
+from keras_cnnlstm.digits import EncodedImages, LabeledImages
 from keras_cnnlstm.pipeline import (
     batches,
     digit_sequences,
     digit_strips,
+    distorted_copy,
     labeled_images,
 )
 from keras_cnnlstm.tasks import Digits, Label, RunningSum, Text, Trend
@@ -184,6 +185,76 @@ class TestStepByStep:
             for inputs, targets, weights in data.as_numpy_iterator()
         ]
         assert sizes == [(4, 4, 4, 4), (4, 4, 4, 4), (2, 2, 2, 2)]
+
+
+class TestEncoded:
+    """Sequences of what an encoder says of the images, here all their pixels."""
+
+    @staticmethod
+    def pixels_of(images):
+        vectors = images.images.reshape(len(images), -1).astype("float32")
+        return EncodedImages(vectors, images.labels)
+
+    def test_are_those_of_the_images(self, coded_images):
+        options = {"batch_size": 32, "seed": 3}
+        for task in (TASK, RunningSum(3)):
+            frames, targets = take(digit_sequences(coded_images, task, **options), 3)
+            data = digit_sequences(self.pixels_of(coded_images), task, **options)
+            features, same_targets = zip(*data.take(3).as_numpy_iterator(), strict=True)
+            features = np.concatenate([f["features"] for f in features])
+            assert features.dtype == np.float32
+            np.testing.assert_array_equal(features.reshape(frames.shape), frames)
+            np.testing.assert_array_equal(np.concatenate(same_targets), targets)
+
+    def test_of_unequal_length(self, coded_images):
+        options = {"task": RunningSum(4, min_length=1), "batch_size": 32, "seed": 3}
+        expected = next(digit_sequences(coded_images, **options).as_numpy_iterator())
+        data = digit_sequences(self.pixels_of(coded_images), **options)
+        inputs, *others = next(data.as_numpy_iterator())
+        assert inputs.keys() == {"features", "lengths"}
+        frames = expected[0]["frames"]
+        np.testing.assert_array_equal(inputs["features"].reshape(frames.shape), frames)
+        np.testing.assert_array_equal(inputs["lengths"], expected[0]["lengths"])
+        for one, other in zip(others, expected[1:], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    def test_are_not_distorted_any_more(self, coded_images):
+        for name in ("augment", "elastic"):
+            with pytest.raises(ValueError, match="must be 0 for EncodedImages; received"):
+                digit_sequences(
+                    self.pixels_of(coded_images), TASK, batch_size=1, seed=0, **{name: 0.5}
+                )
+
+
+class TestDistortedCopies:
+    def test_each_image_is_in_its_place(self, monkeypatch):
+        monkeypatch.setattr(pipeline, "_BLOCK", 16)  # two whole ones and a rest
+        rng = np.random.default_rng(0)
+        coarse = rng.integers(0, 256, (40, 6, 6, 1), dtype="uint8")
+        images = LabeledImages(coarse.repeat(4, axis=1).repeat(4, axis=2), np.zeros(40, int))
+        copy = distorted_copy(images, 2, seed=5, augment=0.5)
+        assert copy.shape == images.images.shape
+        assert copy.dtype == np.uint8
+        flat = [x.reshape(40, -1).astype(float) for x in (copy, images.images)]
+        likeness = np.corrcoef(*flat)[:40, 40:]  # of each copy to each image
+        np.testing.assert_array_equal(likeness.argmax(axis=1), np.arange(40))
+        assert (copy != images.images).any(axis=(1, 2, 3)).all()
+
+    def test_each_number_and_each_seed_has_its_own(self, monkeypatch):
+        monkeypatch.setattr(pipeline, "_BLOCK", 2)
+        images = LabeledImages(np.full((3, 12, 12, 1), 200, np.uint8), np.zeros(3, int))
+        asked = [(0, 0), (1, 0), (2, 0), (0, 1)]  # number, seed
+        copies = [distorted_copy(images, number, seed=seed) for number, seed in asked]
+        for copy, (number, seed) in zip(copies, asked, strict=True):
+            np.testing.assert_array_equal(distorted_copy(images, number, seed=seed), copy)
+        everything = np.concatenate(copies).reshape(12, -1)
+        assert len(np.unique(everything, axis=0)) == 12
+
+    def test_without_strength_they_are_the_images(self, coded_images):
+        copy = distorted_copy(coded_images, 0, seed=0, augment=0)
+        np.testing.assert_array_equal(copy, coded_images.images)
+        copy = distorted_copy(coded_images, 0, seed=0, untouched=1)
+        np.testing.assert_array_equal(copy, coded_images.images)
 
 
 class TestStrips:

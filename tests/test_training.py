@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -182,6 +183,51 @@ def test_who_learns_the_trend_so_far_answers_the_trend(run, tmp_path, reorder):
     validation = open_source(config).validation()
     expected = model.evaluate(validation, verbose=0, return_dict=True)["accuracy"]
     assert float(row["val_accuracy"]) == pytest.approx(expected)
+
+
+class TestCachedDigits:
+    """The LSTM learns from the kept answers of a frozen encoder what it learns through it."""
+
+    OPTIONS: ClassVar = {
+        "freeze": True, "lstm_units": (5,), "epochs": 2, "steps_per_epoch": 5, "dropout": 0.0,
+        "test_sequences": 20,
+    }  # fmt: skip
+
+    def test_the_encoder_sees_each_image_once(self, run, tmp_path):
+        options = self.OPTIONS | {"init_from": str(run.path), "task": "running_sum"}
+        cache = tmp_path / "cache"
+        slow = train(short(tmp_path / "slow", **options))
+        fast = train(short(tmp_path / "fast", cache=str(cache), **options))
+        assert len(list(cache.glob("*/*.npy"))) == 2  # of training and validation
+        for a, b in zip(fast.model.get_weights(), slow.model.get_weights(), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+        assert fast.metrics["test"]["natural"]["rmse"] == pytest.approx(
+            slow.metrics["test"]["natural"]["rmse"], abs=1e-4
+        )
+
+    def test_or_so_many_copies_of_it(self, run, tmp_path):
+        cache = tmp_path / "cache"
+        options = self.OPTIONS | {"init_from": str(run.path), "cache": str(cache)}
+        options |= {"augment": True, "untouched": 0.5, "cached_copies": 3, "epochs": 1}
+        first = train(short(tmp_path / "first", **options))
+        files = {file: file.stat().st_mtime_ns for file in cache.glob("*/*.npy")}
+        assert len(files) == 3 + 1
+        features = [np.load(file) for file in files]
+        copies = [x for x in features if len(x) == len(max(features, key=len))]
+        assert len(np.unique(np.concatenate(copies), axis=0)) > len(copies[0])
+        again = train(short(tmp_path / "again", **options))
+        assert {file: file.stat().st_mtime_ns for file in cache.glob("*/*.npy")} == files
+        for a, b in zip(first.model.get_weights(), again.model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_an_encoder_that_learns_is_refused_before_there_is_a_run(self, run, tmp_path):
+        options = {"init_from": str(run.path), "cache": str(tmp_path / "cache")}
+        with pytest.raises(ValueError, match=r"cache: .* frozen as a whole, .* train .*conv1/"):
+            train(short(tmp_path / "new", **options))
+        wider = options | {"freeze": True, "encoder_filters": (32, 16)}  # conv1 alone is taken over
+        with pytest.raises(ValueError, match=r"cache: .* frozen as a whole, .* train .*conv2/"):
+            train(short(tmp_path / "new", **wider))
+        assert not (tmp_path / "new").exists()
 
 
 def test_tensorboard_logs_training_and_validation(tmp_path):
