@@ -220,6 +220,26 @@ class TestCachedDigits:
         for a, b in zip(first.model.get_weights(), again.model.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
 
+    def test_every_copy_keeps_its_label(self):
+        class Pixels:
+            """A cache of an encoder whose answer is the image."""
+
+            @staticmethod
+            def features(key, frames, **options):
+                frames = frames() if callable(frames) else frames
+                return frames.reshape(len(frames), -1).astype(np.float32)
+
+        source = open_source(TrainConfig(task="digits", untouched=1.0, cached_copies=3))
+        source.encode(Pixels)
+        for part, data in (("train", source.training()), ("validation", source.validation())):
+            images = getattr(source.splits, part)
+            label_of = {x.tobytes(): y for x, y in zip(images.images, images.labels, strict=True)}
+            assert len(label_of) == len(images)  # no image twice
+            inputs, targets = next(data.as_numpy_iterator())
+            frames = inputs["features"].astype(np.uint8)  # (B, T, H*W)
+            told = [[label_of[frame.tobytes()] for frame in sequence] for sequence in frames]
+            np.testing.assert_array_equal(told, targets)
+
     def test_an_encoder_that_learns_is_refused_before_there_is_a_run(self, run, tmp_path):
         options = {"init_from": str(run.path), "cache": str(tmp_path / "cache")}
         with pytest.raises(ValueError, match=r"cache: .* frozen as a whole, .* train .*conv1/"):
