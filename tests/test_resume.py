@@ -150,14 +150,22 @@ def test_a_failed_write_leaves_the_checkpoints_there_were(tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.npz"]
 
 
-def test_no_better_epoch_for_too_long_ends_the_run_and_so_when_resumed(tmp_path):
-    options = {"patience": 1, "epochs": 6, "learning_rate": 1e-6, "test_sequences": 10}
-    whole = train(config(tmp_path / "whole", **options))
+PATIENT = {"patience": 1, "epochs": 6, "learning_rate": 1e-6, "test_sequences": 10}
+
+
+def test_no_better_epoch_for_too_long_ends_the_run(tmp_path):
+    whole = train(config(tmp_path / "whole", **PATIENT))
     epochs = whole.metrics["training"]["epochs"]
     assert epochs < 6
     assert whole.metrics["training"]["best_epoch"] == epochs - 1
-    break_off(config(tmp_path / "run", **options), 6 * epochs - 1)
-    assert_same(train(config(tmp_path / "run", **options), resume=True), whole)
+
+
+@pytest.mark.slow
+def test_and_so_when_resumed(tmp_path):
+    whole = train(config(tmp_path / "whole", **PATIENT))
+    epochs = whole.metrics["training"]["epochs"]
+    break_off(config(tmp_path / "run", **PATIENT), 6 * epochs - 1)
+    assert_same(train(config(tmp_path / "run", **PATIENT), resume=True), whole)
 
 
 class TestRefused:
