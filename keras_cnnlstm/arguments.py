@@ -140,6 +140,31 @@ def as_array(what: str, value: Any) -> np.ndarray:
         raise ValueError(f"{what} must be an array; received {told(value)}.") from error
 
 
+def as_classes(what: str, value: Any, count: int, *, of: str) -> np.ndarray:
+    """What `np.asarray` makes of the classes of so many things, one for each.
+
+    Args:
+        what: function and argument, for the error: "LabeledImages: `labels`".
+        value: an array, or what NumPy takes for one.
+        count: how many there are.
+        of: what each is the class of: "image".
+
+    Raises:
+        ValueError: if it is no array of so many integers.
+    """
+    classes = as_array(what, value)
+    if classes.shape != (count,):
+        raise ValueError(
+            f"{what} must have shape ({count},), one for each {of}; received {classes.shape}."
+        )
+    if classes.dtype.kind not in "iu":
+        raise ValueError(
+            f"{what} must be integers; received {classes.dtype}. Turn one-hot rows into "
+            "`labels.argmax(axis=1)`."
+        )
+    return classes
+
+
 def check_dropout(function: str, dropout: Any) -> None:
     """Refuses what is no share that a layer can drop.
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_cnnlstm.arguments import as_array, told
+from keras_cnnlstm.arguments import as_array, as_classes, told
 
 BUNDLED = "digits"
 """Name of the data set that comes with scikit-learn."""
@@ -68,7 +68,7 @@ class LabeledImages:
         return tuple(self.images.shape[1:])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncodedImages:
     """What a frozen encoder says of labelled images, in their place; checked when made.
 
@@ -100,17 +100,7 @@ class EncodedImages:
 
 def _checked_labels(function, labels, count):
     """Classes of `count` images, `(count,)` int64."""
-    labels = as_array(f"{function}: `labels`", labels)
-    if labels.shape != (count,):
-        raise ValueError(
-            f"{function}: `labels` must have shape {(count,)}, one for each image; "
-            f"received {labels.shape}."
-        )
-    if labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"{function}: `labels` must be integers; received {labels.dtype}. Turn one-hot "
-            "rows into `labels.argmax(axis=1)`."
-        )
+    labels = as_classes(f"{function}: `labels`", labels, count, of="image")
     if labels.min() < 0:
         raise ValueError(f"{function}: `labels` must be 0 or more; received {labels.min()}.")
     return labels.astype(np.int64)

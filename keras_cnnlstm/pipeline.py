@@ -104,11 +104,11 @@ def digit_sequences(
         digits = task.draw(uniforms[:, : task.length + 2], balance=balance, xp=tnp)  # (B, T)
         frames = gather(digits, uniforms[:, task.length + 2 :])  # (B, T, H, W, C)
         frames = distort(frames, step, batch_size, rows)
-        elements = frames, task.targets(digits, xp=tnp)
+        target = task.targets(digits, xp=tnp)
+        elements = ({"features": frames} if encoded else frames), target
         if task.min_length < task.length:
-            elements = _padded(*elements, _lengths(task, seed, step, batch_size)[rows])
-        if encoded:
-            elements = _renamed(*elements)
+            lengths = _lengths(task, seed, step, batch_size)[rows]
+            elements = _padded("features" if encoded else "frames", frames, target, lengths)
         if num_sequences is None:
             return elements
         # The last batch may be smaller, and of some workers empty.
@@ -330,7 +330,7 @@ def _lengths(task, seed, step, batch_size):
     return task.min_length + tf.cast(uniforms * choices, tf.int32)
 
 
-def _padded(frames, target, lengths):
+def _padded(name, frames, target, lengths):
     """Black frames and targets of 0 after each sequence's end, and weights that say so."""
     counts = tf.sequence_mask(lengths, frames.shape[1])  # (B, T)
 
@@ -338,13 +338,7 @@ def _padded(frames, target, lengths):
         mask = tf.reshape(counts, (*counts.shape, *[1] * (x.shape.rank - 2)))
         return x * tf.cast(mask, x.dtype)
 
-    return {"frames": keep(frames), "lengths": lengths}, keep(target), tf.cast(counts, tf.float32)
-
-
-def _renamed(frames, *others):
-    """What was gathered under the name of features, in a dict in any case."""
-    inputs = frames if isinstance(frames, dict) else {"frames": frames}
-    return {"features" if name == "frames" else name: x for name, x in inputs.items()}, *others
+    return {name: keep(frames), "lengths": lengths}, keep(target), tf.cast(counts, tf.float32)
 
 
 def _constant(array):

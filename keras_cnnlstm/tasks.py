@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_cnnlstm.arguments import as_array, is_number, is_whole, told
+from keras_cnnlstm.arguments import as_array, as_classes, is_number, is_whole, told
 
 Array = Any  # a NumPy array, or a tensor of the namespace given as `xp`
 
@@ -416,14 +416,7 @@ class Trend:
         return self.digits_for(labels, rng.random((num_sequences, self.length)))
 
     def _checked_labels(self, method, labels, count, most) -> np.ndarray:
-        labels = as_array(f"Trend.{method}: `labels`", labels)
-        if labels.shape != (count,):
-            raise ValueError(
-                f"Trend.{method}: `labels` must have shape ({count},), one for each sequence; "
-                f"received {labels.shape}."
-            )
-        if labels.dtype.kind not in "iu":
-            raise ValueError(f"Trend.{method}: `labels` must be integers; received {labels.dtype}.")
+        labels = as_classes(f"Trend.{method}: `labels`", labels, count, of="sequence")
         if not np.isin(labels, np.arange(most + 1)).all():
             raise ValueError(
                 f"Trend.{method}: `labels` must be 0 to {most}; received "

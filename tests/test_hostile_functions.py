@@ -130,6 +130,7 @@ CASES = {
             (arguments.check_kind, 3, {"kinds": of(int, hostile=st.just(str)), "expected": of("one", hostile=st.just("two"))}),
             (arguments.as_numbers, [1, 2.5], {}),
             (arguments.as_array, [1], {}),
+            (arguments.as_classes, [1], {"count": of(1, hostile=st.just(2)), "of": of("image", hostile=st.just("clip"))}),
             (arguments.as_path, "a", {}),
         ]
     },
