@@ -289,6 +289,10 @@ class TrainConfig(ModelConfig):
     """Run directory to take first weights from, for every layer with the same name and shapes:
     to go on from a related task."""
 
+    readers: tuple[str, ...] | None = None
+    """Run directories of --task digits --length 1, in place of an encoder (cnn_lstm on digits): the
+    LSTM reads their probabilities, of several the geometric mean. They stay as they are."""
+
     freeze: bool = False
     """Leave the layers taken from init_from as they are, and train the others: a first stage, after
     which a run from that run may train all."""
@@ -398,6 +402,8 @@ class TrainConfig(ModelConfig):
             )
         if self.reorder and not self.so_far:
             raise ValueError("reorder: expected off without so_far (--so-far); received True.")
+        if self.readers is not None:
+            self._check_readers()
         if self.freeze and not self.init_from:
             raise ValueError(
                 "freeze: expected off without init_from, which says where the layers to freeze "
@@ -415,6 +421,22 @@ class TrainConfig(ModelConfig):
                 f"balance: expected 0 for the task {self.task}, whose sequences have no class to "
                 f"balance; received {self.balance}."
             )
+
+    def _check_readers(self):
+        object.__setattr__(self, "readers", tuple(self.readers))
+        if not self.readers:
+            raise ValueError("readers: expected one run directory or more; received none.")
+        if self.data or self.model != "cnn_lstm":
+            raise ValueError(
+                "readers: expected none but for model cnn_lstm on digits; received "
+                f"{', '.join(self.readers)} with model {self.model}, data {self.data!r}."
+            )
+        for name in ("encoder", "encoder_filters", "encoder_dropout", "fine_tune"):
+            if getattr(self, name) != getattr(ModelConfig, name):
+                raise ValueError(
+                    f"{name}: expected its default with readers, which take the encoder's place; "
+                    f"received {getattr(self, name)!r}."
+                )
 
     def to_json(self) -> str:
         """The options as a JSON object, defaults filled in."""

@@ -296,6 +296,38 @@ class LengthMask(keras.layers.Layer):
         return keras.KerasTensor(sequences.shape[:2], "bool")
 
 
+@keras.saving.register_keras_serializable(package="keras_cnnlstm")
+class GeometricMean(keras.layers.Layer):
+    """The geometric mean of several classifiers' probabilities, normalised: float32.
+
+    Args:
+        **kwargs: `name`, ... of the layer.
+
+    Call arguments:
+        probabilities: one or more `(..., classes)` of equal shape.
+
+    Returns:
+        `(..., classes)`, whose sum over the classes is 1.
+
+    Example:
+
+    >>> sure, unsure = ops.array([[0.9, 0.1]]), ops.array([[0.5, 0.5]])
+    >>> GeometricMean()([sure, unsure]).numpy().round(2).tolist()
+    [[0.75, 0.25]]
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**{"dtype": "float32"} | kwargs)
+
+    def call(self, probabilities):
+        tiny = 1e-9  # of a class that somebody thinks impossible, which the others may yet see
+        logarithms = ops.log(ops.maximum(ops.stack(probabilities), tiny))
+        return ops.softmax(ops.mean(logarithms, axis=0))  # (..., classes)
+
+    def compute_output_spec(self, probabilities):
+        return keras.KerasTensor(probabilities[0].shape, "float32")
+
+
 def _fold(x):
     """`(B, T, ...) -> (B*T, ...)`, with unknown sizes taken at run time."""
     return ops.reshape(x, (-1, *ops.shape(x)[2:]))

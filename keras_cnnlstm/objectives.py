@@ -16,6 +16,8 @@ from keras_cnnlstm.models import MODELS
 from keras_cnnlstm.optimizers import Adam
 from keras_cnnlstm.prefixes import last_step_accuracy
 from keras_cnnlstm.pretrained import PRETRAINED, pretrained, unfreeze
+from keras_cnnlstm.readers import mean_reader
+from keras_cnnlstm.runs import load_run
 from keras_cnnlstm.scanners import read_text
 from keras_cnnlstm.sentences import Description
 from keras_cnnlstm.tasks import Classes, Digits, Label, RunningSum, Task, Text, TrendSoFar
@@ -222,6 +224,8 @@ def build_model(config: TrainConfig, task: Task, image_shape: tuple[int, int, in
 
 def _encoder(config, image_shape):
     """The encoder that the options say, for images `(H, W, C)`."""
+    if config.readers:
+        return _readers(config.readers, image_shape)
     if config.encoder_dropout and config.encoder != "strided_cnn":
         raise ValueError(
             f"encoder_dropout: expected none with encoder {config.encoder}, which has no such "
@@ -242,6 +246,21 @@ def _encoder(config, image_shape):
         )
     share = config.dropout if config.encoder_dropout is None else config.encoder_dropout
     return strided_cnn(**options, dropout=share)
+
+
+def _readers(paths, image_shape):
+    """What the classifiers of these runs say of images `(H, W, C)`."""
+    runs = [load_run(path) for path in paths]
+    for run in runs:
+        asked = run.config.task, run.config.length, run.model.input_shape[2:]
+        if asked != ("digits", 1, image_shape):
+            raise ValueError(
+                "readers: expected runs that tell one digit of images "
+                f"{'x'.join(map(str, image_shape))} (--task digits --length 1); received "
+                f"{run.path}, of task {asked[0]}, length {asked[1]}, images "
+                f"{'x'.join(map(str, asked[2]))}."
+            )
+    return mean_reader([run.model for run in runs])
 
 
 def _large_encoder(config, image_shape):

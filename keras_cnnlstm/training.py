@@ -89,7 +89,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
         # For a new run before there is a directory, so that a refusal leaves none.
         adopted = _adopted(model, config) if place is None else []
         if place is None and config.cache and not config.data:
-            _check_frozen(model)
+            _check_cacheable(model, config.cache)
         # Of the same layers; what is saved is the model.
         learner, lesson = model, source.lesson
         if isinstance(lesson, TrendSoFar):
@@ -123,15 +123,18 @@ def _adopted(model, config) -> list[str]:
     return adopted
 
 
-def _check_frozen(model) -> None:
+def _check_cacheable(model, directory) -> None:
     """Of digits it is the answers of a frozen encoder that a cache keeps."""
-    learning = split_model(model).frame_encoder.trainable_weights
+    encoder = split_model(model).frame_encoder
+    learning = encoder.trainable_weights
     if learning:
         raise ValueError(
             "cache: expected, with digits, an encoder that is frozen as a whole, since its answers "
-            f"are kept; received one that would train {learning[0].path}. Take a trained one with "
-            "--init-from RUN --freeze and the --encoder of that run, or leave the cache out."
+            f"are kept; received one that would train {learning[0].path}. Take --readers RUN, or a "
+            "trained one with --init-from RUN --freeze and the --encoder of that run, or leave the "
+            "cache out."
         )
+    FeatureCache(directory, encoder)  # refuses layers that are random in training
 
 
 def _check_workers(config, runtime) -> None:

@@ -22,7 +22,7 @@ RANKS = {
     "splits": 4, "leakage": 4, "clip_report": 4, "clip_cache": 4, "models": 4, "endpoints": 4,
     "describer": 4, "decoding": 5, "captions": 5, "runs": 5, "parity": 5, "streaming": 5,
     "objectives": 7, "memory": 5, "prefixes": 6, "recipes": 2, "views": 2, "optimizers": 2,
-    "clip_batches": 5, "clip_checks": 5, "features": 5,
+    "readers": 6, "clip_batches": 5, "clip_checks": 5, "features": 5,
     "run_writer": 8, "sources": 6, "predictors": 6, "converters": 6,
     "digit_reader": 4, "baselines": 7, "mistakes": 7, "report_facts": 8, "report_page": 9,
     "findings": 9, "report": 10,

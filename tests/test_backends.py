@@ -42,6 +42,9 @@ def test_every_model_answers_on_jax():
 def test_all_tests_of_what_speaks_keras_alone_pass_on_jax():
     run_on_jax(
         (["models", "encoders", "tasks"], []),
-        (["blocks", "scanners", "streaming", "memory", "features"], []),
-        (["describer", "sentences", "vocabulary", "prefixes", "views", "cnn_layers"], []),
+        (["blocks", "scanners", "streaming", "memory", "features", "readers"], []),
+        (
+            ["describer", "sentences", "vocabulary", "prefixes", "views", "cnn_layers"],
+            [],
+        ),
     )

@@ -50,6 +50,17 @@ def test_the_task_follows_the_model_and_the_lengths_follow_the_task():
         ({"min_length": 2}, "min_length: expected 4 to 4 for the task trend; received 2"),
         ({"task": "digits", "min_length": 5}, "min_length: expected 1 to 4 for the task digits"),
         ({"freeze": True}, "freeze: expected off without init_from"),
+        ({"readers": ()}, "readers: expected one run directory or more; received none"),
+        (
+            {"readers": ("a",), "model": "flat_mlp"},
+            "readers: .* but for model cnn_lstm .* received a ",
+        ),
+        ({"readers": ("a",), "data": "b"}, "readers: .* on digits; received a .*, data 'b'"),
+        ({"readers": ("a",), "encoder": "small_cnn"}, "encoder: .* with readers, .* 'small_cnn'"),
+        (
+            {"readers": ("a",), "encoder_filters": (4,)},
+            r"encoder_filters: .* with readers.* \(4,\)",
+        ),
         ({"data": "x", "task": "trend"}, r"task: expected clip with a folder of clips \(--data\)"),
         ({"task": "clip"}, "task: expected clip with a folder of clips .* with data None"),
         ({"data": "x", "min_length": 2}, "min_length: expected 1 to 1 for the task clip"),

@@ -43,6 +43,7 @@ from keras_cnnlstm import (
     predictors,
     prefixes,
     pretrained,
+    readers,
     runs,
     runtime,
     splits,
@@ -69,6 +70,11 @@ def toy():
 
 
 @functools.cache
+def toy_reader():
+    return models.cnn_lstm((1, 8, 8, 1), 2, encoder="small_cnn", lstm_units=(2,), per_step=True)
+
+
+@functools.cache
 def state_dict():
     return torch_weights.to_torch(toy())
 
@@ -80,7 +86,12 @@ def machine():
 
 @pytest.fixture(scope="module", autouse=True)
 def toys():
-    toy(), state_dict(), machine()  # Keras draws random seeds, which a strategy must not
+    (
+        toy(),
+        toy_reader(),
+        state_dict(),
+        machine(),
+    )  # Keras draws random seeds, which a strategy must not
 
 
 @pytest.fixture(autouse=True)
@@ -227,6 +238,7 @@ CASES = {
         prefixes.every_step_model, model=model_of(toy), orders=of(None, [[1, 0]])
     ),
     "tasks.row_complete_orders": call(tasks.row_complete_orders, length=of(2, 5)),
+    "readers.mean_reader": call(readers.mean_reader, models=model_of(lambda: [toy_reader()])),
     "views.average_models": call(views.average_models, models=model_of(lambda: [toy(), toy()])),
     "views.average_views": call(views.average_views, model=model_of(toy), views=of(2, 7)),
     "streaming.step_model": call(streaming.step_model, model=model_of(toy)),

@@ -7,6 +7,7 @@ from keras import layers
 
 from keras_cnnlstm.layers import (
     LSTM,
+    GeometricMean,
     ImageToSequence,
     LengthMask,
     TimeDistributed,
@@ -455,3 +456,29 @@ class TestLengthMask:
             expected = np.pad(self.MASK, ((0, 0), (0, 2)))[:, :steps]
             np.testing.assert_array_equal(model.predict(data, verbose=0), expected)
             np.testing.assert_array_equal(loaded.predict(data, verbose=0), expected)
+
+
+class TestGeometricMean:
+    GIVEN = np.array([[[0.7, 0.2, 0.1], [1.0, 0.0, 0.0]], [[0.3, 0.3, 0.4], [0.2, 0.8, 0.0]]])
+
+    def test_it_is_the_root_of_the_product_normalised(self):
+        product = np.sqrt(self.GIVEN[0, 0] * self.GIVEN[1, 0])
+        mean = numpy(GeometricMean()(list(self.GIVEN.astype("float32"))))  # (2, 3)
+        np.testing.assert_allclose(mean[0], product / product.sum(), atol=1e-6)
+        # What one thinks impossible and another likely stays possible.
+        np.testing.assert_allclose(mean[1], [0.99994, 0.00006, 0.0], atol=1e-5)
+
+    def test_of_one_it_is_that_one(self):
+        mean = numpy(GeometricMean()([self.GIVEN[0].astype("float32")]))
+        np.testing.assert_allclose(mean, self.GIVEN[0], atol=1e-6)
+
+    def test_in_a_model_that_is_saved(self, tmp_path):
+        inputs = [keras.Input((3,)), keras.Input((3,))]
+        mean = GeometricMean(name="mean")(inputs)
+        assert (mean.shape, mean.dtype) == ((None, 3), "float32")
+        keras.Model(inputs, mean).save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+        given = [x.astype("float32") for x in self.GIVEN]
+        np.testing.assert_allclose(
+            loaded.predict(given, verbose=0), numpy(GeometricMean()(given)), atol=1e-6
+        )
