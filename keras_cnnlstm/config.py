@@ -305,6 +305,11 @@ class TrainConfig(ModelConfig):
     """Also learn the trends of the same frames in other orders, in which each frame follows each
     other equally often: the encoder reads them once, for all orders (with so_far)."""
 
+    regroup: int = 1
+    """How many sequences of a batch exchange their frames: the trends of each sequence that comes
+    of it are learned, too, and the encoder reads each frame once. A divisor of batch_size (with
+    so_far)."""
+
     optimizer: Literal["adam", "adadelta", "rmsprop", "sgd"] = "adam"
     """How gradients become steps; with Keras's settings, adadelta with PyTorch's."""
 
@@ -404,6 +409,10 @@ class TrainConfig(ModelConfig):
             raise ValueError("reorder: expected off without so_far (--so-far); received True.")
         if self.readers is not None:
             self._check_readers()
+        if self.regroup > 1 and not self.so_far:
+            raise ValueError(
+                f"regroup: expected 1 without so_far (--so-far); received {self.regroup}."
+            )
         if self.freeze and not self.init_from:
             raise ValueError(
                 "freeze: expected off without init_from, which says where the layers to freeze "
@@ -507,6 +516,7 @@ _RANGES = (
     ("untouched", 0, 1),
     ("checkpoint_steps", 1, 1e9),
     ("cached_copies", 1, 1000),
+    ("regroup", 1, 1000),
     ("scan_size", 1, 10_000),
     ("dropout", 0, 0.999),
     ("encoder_dropout", 0, 0.999),

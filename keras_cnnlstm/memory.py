@@ -113,7 +113,12 @@ def available_memory() -> int:
 
 
 def check_memory(
-    model: keras.Model, batch_size: int, *, time: int | None = None, limit: int | None = None
+    model: keras.Model,
+    batch_size: int,
+    *,
+    time: int | None = None,
+    together: int = 1,
+    limit: int | None = None,
 ) -> Estimate:
     """Refuses a batch that cannot fit, with the one that does.
 
@@ -121,6 +126,7 @@ def check_memory(
         model: the model to train, as `activation_memory` takes it.
         batch_size: B; of one replica, where several share a batch.
         time: T, for a model that takes any number of frames.
+        together: B must be a multiple of it, since so many sequences exchange their frames.
         limit: bytes that a step may take, such as a GPU's; by default `available_memory()`.
 
     Returns:
@@ -138,8 +144,9 @@ def check_memory(
     batch_size = _checked_batch("check_memory", batch_size)
     if limit is not None:
         check_whole("check_memory: `limit`", limit, 0, sys.maxsize)
+    check_whole("check_memory: `together`", together, 1, _MOST)
     limit = available_memory() if limit is None else int(limit)
-    needed = _bytes_of("check_memory", model, time)
+    needed = _bytes_of("check_memory", model, time, int(together))
     largest = bisect.bisect_right(range(1, limit), limit, key=needed)  # a sequence has bytes
     if largest < 1:
         raise ValueError(
@@ -157,7 +164,7 @@ def check_memory(
     return Estimate(needed(batch_size), limit, largest, batch_size)
 
 
-def _bytes_of(caller, model, time):
+def _bytes_of(caller, model, time, together=1):
     """The estimate as a function of the batch size."""
     if not getattr(model, "inputs", None):
         raise ValueError(
@@ -165,8 +172,8 @@ def _bytes_of(caller, model, time):
             f"{type(model).__name__} {getattr(model, 'name', '')!r} without. Build a functional "
             "model."
         )
-    inputs = [_one(caller, model, tensor, time) for tensor in model.inputs]
-    activations = _Trace().run(model, inputs)
+    inputs = [_fewest(caller, model, tensor, time, together) for tensor in model.inputs]
+    activations = _Trace().run(model, inputs) / together  # of a sequence
     trained = [_bytes(weight) for weight in model.trainable_variables]
     graph = _GRAPH[0] + _GRAPH[1] * len(model._flatten_layers())
     weights = sum(map(_bytes, model.weights)) + sum(trained)  # and their gradients
@@ -175,8 +182,8 @@ def _bytes_of(caller, model, time):
     return lambda batch_size: fixed + int(_KEPT * batch_size * activations)
 
 
-def _one(caller, model, tensor, time):
-    """An input of the model for a single sequence, of `time` frames if any number will do."""
+def _fewest(caller, model, tensor, time, together):
+    """An input of the model for so many sequences, of `time` frames if any number will do."""
     _, *sizes = tensor.shape
     if sizes and sizes[0] is None:
         if not is_whole(time, 1, _MOST):
@@ -190,7 +197,7 @@ def _one(caller, model, tensor, time):
             f"{caller}: `model` must have inputs of known size but for B and T; received "
             f"{tuple(tensor.shape)} for {tensor.name!r}."
         )
-    return keras.KerasTensor((1, *sizes), tensor.dtype)
+    return keras.KerasTensor((together, *sizes), tensor.dtype)
 
 
 class _Trace:

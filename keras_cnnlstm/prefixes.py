@@ -18,18 +18,21 @@ def every_step_model(model: keras.Model, orders: np.ndarray | None = None) -> ke
     """The model that answers after each step, made of the same layers as `model`.
 
     Nothing is copied: training one shows in the other. Given several orders, it answers to the
-    frames in each of them, while the encoder, which costs nearly all, reads each frame once.
+    frames in each of them, while the encoder, which costs nearly all, reads each frame once. The
+    frames may come from several sequences of a batch.
 
     Args:
         model: a model from `frames (B, T, H, W, C)` whose layers form a chain with one LSTM or
             more, the last of which returns its last output: `models.cnn_lstm` and its like, not
             bidirectional.
         orders: `(K, T)`, in which orders the frames are shown to the LSTM, permutations of 0 to
-            T - 1; by default as they are, for any T.
+            T - 1; by default as they are, for any T. `(G, K, T)`: which of the frames of G
+            sequences, 0 to G*T - 1, are shown in place of each of the G, as `TrendSoFar.orders`
+            says; B must be a multiple of G.
 
     Returns:
         A model from the same frames to `(B, K*T, num_classes)`, order by order. Without `orders`,
-        or if the last of them is 0 to T - 1, its last answer is that of `model`.
+        or if the last of them are a sequence's own frames, its last answer is that of `model`.
 
     Raises:
         ValueError: if the model's layers form no such chain, or `orders` are none of its frames.
@@ -56,21 +59,31 @@ def every_step_model(model: keras.Model, orders: np.ndarray | None = None) -> ke
     x = model.inputs[0]
     for layer in chain:
         if layer is recurrent[0] and orders is not None:
-            x = ops.take(x, orders.reshape(-1), axis=1)  # (B, K*T, F)
+            x = ops.reshape(x, (-1, len(orders) * time, x.shape[-1]))  # (B/G, G*T, F)
+            x = ops.take(x, orders.reshape(-1), axis=1)  # (B/G, G*K*T, F)
             x = ops.reshape(x, (-1, time, x.shape[-1]))  # (B*K, T, F)
         x = (_all_outputs(layer) if layer is recurrent[-1] else layer)(x)
     if orders is not None:
-        x = ops.reshape(x, (-1, orders.size, x.shape[-1]))
+        x = ops.reshape(x, (-1, orders[0].size, x.shape[-1]))  # (B, K*T, num_classes)
     return keras.Model(model.inputs[0], x, name=f"{model.name}_every_step")
 
 
 def _checked_orders(orders, time) -> np.ndarray:
+    """The orders as `(G, K, T)`."""
     orders = as_numbers("every_step_model: `orders`", orders, kinds="iu")
-    fits = orders.ndim == 2 and len(orders) and orders.shape[1] == time
-    if not fits or (np.sort(orders) != np.arange(time)).any():
+    if orders.ndim == 2:
+        orders = orders[None]
+    fits = orders.ndim == 3 and orders.size and orders.shape[2] == time
+    chosen = np.sort(orders, axis=-1)
+    if (
+        not fits
+        or (np.diff(chosen) == 0).any()
+        or not 0 <= orders.min() <= orders.max() < (len(orders) * time)
+    ):
         raise ValueError(
             f"every_step_model: `orders` must be (K, {time}) permutations of 0 to T - 1, for a "
-            f"model whose number of frames is T = {time}; received shape {orders.shape}."
+            f"model whose number of frames is T = {time}, or (G, K, {time}) frames of G sequences, "
+            f"0 to G*T - 1, none twice in an order; received shape {orders.shape}."
         )
     return orders
 

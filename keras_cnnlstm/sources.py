@@ -62,7 +62,8 @@ class DigitSource:
         self.task = digit_task(config, self.splits.train)
         self.lesson = self.task
         if config.so_far:
-            self.lesson = TrendSoFar(self.task.length, self.task.num_digits, config.reorder)
+            size = self.task.length, self.task.num_digits
+            self.lesson = TrendSoFar(*size, reorder=config.reorder, regroup=config.regroup)
         self.steps_per_epoch = config.steps_per_epoch
         self._config = config
         self._encoded: dict[str, EncodedImages] = {}  # of which parts features are drawn

@@ -431,28 +431,48 @@ class TrendSoFar(Trend):
 
     What a model that is asked for the trend may learn from, too: the answers along the way say
     which steps rose and which fell, and still no digit is told. Nor is it if the same digits are
-    shown in other orders, each with its trends.
+    shown in other orders, or beside others, each sequence with its trends.
 
     Args:
         length: as of `Trend`.
         num_digits: as of `Trend`.
-        reorder: whether each sequence stands for all its `orders`.
+        reorder: whether each sequence stands for several orders of its digits.
+        regroup: how many sequences exchange their digits, so that each stands for that many: B is
+            a multiple of it.
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
 
     reorder: bool = False
+    regroup: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_range("TrendSoFar: `regroup` must be {} sequences", self.regroup, 1, 1000)
 
     @cached_property
     def orders(self) -> np.ndarray:
-        """The orders in which the digits of a sequence are shown: `(K, T)` integers.
+        """What each of G = `regroup` sequences stands for, `(G, K, T)`: K sequences, itself last.
 
-        With `reorder` those of `row_complete_orders`, else the order as it is, alone.
+        Integers, which say where among the G*T digits of all of them, one sequence after the
+        other, a digit is found. Digit t of sequence g is joined by digits of the sequences shifted
+        by 1, 2, ... for each place in time, and those that were joined are shown in the orders of
+        `row_complete_orders` with `reorder`, else as they were.
         """
-        return row_complete_orders(self.length) if self.reorder else np.arange(self.length)[None]
+        count, time = self.regroup, np.arange(self.length)
+        orders = row_complete_orders(self.length) if self.reorder else time[None]
+        first = np.arange(count)[:, None, None, None]  # of which sequence the first digit is
+        shift = np.roll(np.arange(count), -1)[:, None, None]  # 1, 2, ..., 0
+        rows = (first + shift * orders) % count  # (G, shifts, orders, T)
+        return (rows * self.length + orders).reshape(count, -1, self.length)
 
     def targets(self, digits: Array, *, xp: ModuleType = np) -> Array:
-        """The class at each step, order by order: `(B, K*T)` int64, as `targets_so_far`."""
-        shown = (xp.take(digits, order, axis=1) for order in self.orders)
-        return xp.concatenate([self.targets_so_far(d, xp=xp) for d in shown], axis=1)
+        """The class at each step, sequence by sequence: `(B, K*T)` int64, as `targets_so_far`."""
+        count, orders, length = self.orders.shape
+        together = xp.reshape(digits, (-1, count * length))
+        shown = xp.reshape(xp.take(together, self.orders.reshape(-1), axis=1), (-1, length))
+        return xp.reshape(self.targets_so_far(shown, xp=xp), (-1, orders * length))
 
 
 def row_complete_orders(length: int) -> np.ndarray:

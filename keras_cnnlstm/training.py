@@ -73,6 +73,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
         config = resumed_config(config)
     runtime = Runtime(config.precision, config.strategy)
     runtime.check_batch_size(config.batch_size or 1)
+    _check_groups(config, runtime)
     model_options(config)  # refuses before there is a directory
     if config.tensorboard:
         required("tensorboard", extra="tensorboard")
@@ -93,8 +94,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
         # Of the same layers; what is saved is the model.
         learner, lesson = model, source.lesson
         if isinstance(lesson, TrendSoFar):
-            learner = every_step_model(model, lesson.orders if lesson.reorder else None)
-    memory = check_memory(learner, (config.batch_size or 1) // runtime.num_replicas)
+            several = lesson.reorder or lesson.regroup > 1
+            learner = every_step_model(model, lesson.orders if several else None)
+    on_one = (config.batch_size or 1) // runtime.num_replicas
+    memory = check_memory(learner, on_one, together=config.regroup)
     if place is None:
         place = new_run_dir(config) if runtime.is_chief else Path(config.run_dir or "")
     print(f"data      {source.describe()}")
@@ -135,6 +138,16 @@ def _check_cacheable(model, directory) -> None:
             "cache out."
         )
     FeatureCache(directory, encoder)  # refuses layers that are random in training
+
+
+def _check_groups(config, runtime) -> None:
+    """Sequences that exchange their frames must be on one device."""
+    on_one = (config.batch_size or 1) // runtime.num_replicas
+    if on_one % config.regroup:
+        raise ValueError(
+            f"regroup: expected a divisor of the sequences of a batch on each device, {on_one}; "
+            f"received {config.regroup}. Take another --batch-size."
+        )
 
 
 def _check_workers(config, runtime) -> None:

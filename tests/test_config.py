@@ -50,6 +50,8 @@ def test_the_task_follows_the_model_and_the_lengths_follow_the_task():
         ({"min_length": 2}, "min_length: expected 4 to 4 for the task trend; received 2"),
         ({"task": "digits", "min_length": 5}, "min_length: expected 1 to 4 for the task digits"),
         ({"freeze": True}, "freeze: expected off without init_from"),
+        ({"regroup": 4}, r"regroup: expected 1 without so_far \(--so-far\); received 4"),
+        ({"regroup": 0, "so_far": True}, "regroup: expected 1 to 1000; received 0"),
         ({"readers": ()}, "readers: expected one run directory or more; received none"),
         (
             {"readers": ("a",), "model": "flat_mlp"},

@@ -8,6 +8,7 @@ import pytest
 
 from keras_cnnlstm.models import bag_of_frames, cnn_lstm
 from keras_cnnlstm.prefixes import every_step_model, last_step_accuracy
+from keras_cnnlstm.tasks import TrendSoFar
 
 SHAPE = (4, 8, 8, 1)
 
@@ -37,6 +38,20 @@ def test_in_other_orders_its_answers_are_those_to_the_frames_in_them():
     np.testing.assert_allclose(answers[:, -1], model(frames()), atol=1e-6)
 
 
+def test_sequences_may_exchange_frames():
+    model = cnn_lstm(SHAPE, 5, encoder="small_cnn", lstm_units=(5,))
+    orders = TrendSoFar(4, reorder=True, regroup=3).orders
+    given = frames(6)
+    answers = every_step_model(model, orders)(given)
+    assert answers.shape == (6, 3 * 4 * 4, 5)
+    alone = every_step_model(model)
+    for b, told in enumerate(np.asarray(answers)):
+        group = given[b - b % 3 :][:3].reshape(12, *SHAPE[1:])  # frame by frame
+        expected = alone(group[orders[b % 3]])  # (K, T, classes)
+        np.testing.assert_allclose(told, np.reshape(expected, (48, 5)), atol=1e-6)
+    np.testing.assert_allclose(answers[:, -1], model(given), atol=1e-6)
+
+
 def test_the_encoder_reads_each_frame_once_for_all_orders():
     read = []
 
@@ -57,7 +72,17 @@ def test_the_encoder_reads_each_frame_once_for_all_orders():
 
 @pytest.mark.parametrize(
     "orders",
-    [[0, 1, 2, 3], [[0, 1, 2]], [[0, 1, 2, 4]], [[1, 1, 2, 3]], [[0.0, 1, 2, 3]], np.zeros((0, 4))],
+    [
+        [0, 1, 2, 3],
+        [[0, 1, 2]],
+        [[0, 1, 2, 4]],
+        [[1, 1, 2, 3]],
+        [[0.0, 1, 2, 3]],
+        np.zeros((0, 4)),
+        [[[0, 1, 2, 4]]],
+        [[[0, 1, 2, 3]], [[4, 5, 6, 8]]],
+        [[[0, 1, 2, 3]], [[-1, 5, 6, 7]]],
+    ],
 )
 def test_refuses_what_is_no_order_of_the_frames(orders):
     model = cnn_lstm(SHAPE, 5, encoder="small_cnn", lstm_units=(6,))

@@ -56,11 +56,47 @@ def test_targets_so_far_are_those_of_each_beginning(length):
 def test_in_other_orders_the_targets_are_those_of_the_digits_in_them():
     task, digits = TrendSoFar(4, reorder=True), all_digits(4)[::7]
     targets = task.targets(digits).reshape(len(digits), 4, 4)
-    for order, told in zip(task.orders, targets.swapaxes(0, 1), strict=True):
+    for order, told in zip(task.orders[0], targets.swapaxes(0, 1), strict=True):
         np.testing.assert_array_equal(told, TrendSoFar(4).targets(digits[:, order]))
     np.testing.assert_array_equal(targets[:, -1], TrendSoFar(4).targets(digits))
     np.testing.assert_array_equal(np.asarray(task.targets(tnp.asarray(digits), xp=tnp)),
                                   targets.reshape(len(digits), 16))  # fmt: skip
+
+
+@pytest.mark.parametrize("reorder", [False, True])
+def test_beside_other_digits_the_targets_are_those_of_what_is_shown(reorder):
+    task = TrendSoFar(4, reorder=reorder, regroup=5)
+    digits = all_digits(4)[::8]  # (1250, T)
+    targets = task.targets(digits)
+    count = 5 * (4 if reorder else 1)
+    assert targets.shape == (1250, count * 4)
+    for b in range(0, 1250, 7):
+        group = digits[b - b % 5 :][:5].reshape(-1)
+        shown = group[task.orders[b % 5]]  # (K, T)
+        expected = TrendSoFar(4).targets(shown).reshape(-1)
+        np.testing.assert_array_equal(targets[b], expected)
+    np.testing.assert_array_equal(targets[:, -1], TrendSoFar(4).targets(digits)[:, -1])
+    np.testing.assert_array_equal(np.asarray(task.targets(tnp.asarray(digits), xp=tnp)), targets)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 7])
+def test_in_the_groups_every_frame_is_shown_equally_often_beside_others(count):
+    orders = TrendSoFar(4, regroup=count).orders  # (G, K, T)
+    assert orders.shape == (count, count, 4)
+    shown = np.bincount(orders.reshape(-1), minlength=4 * count)
+    np.testing.assert_array_equal(shown, count)
+    np.testing.assert_array_equal(orders % 4, np.broadcast_to(np.arange(4), orders.shape))
+    np.testing.assert_array_equal(orders[:, -1], np.arange(4 * count).reshape(count, 4))
+    follows = collections.Counter(
+        pair for row in orders.reshape(-1, 4).tolist() for pair in itertools.pairwise(row)
+    )
+    assert set(follows.values()) == {1}  # no neighbours twice
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, "2"])
+def test_how_many_are_regrouped_is_checked(count):
+    with pytest.raises(ValueError, match=r"TrendSoFar: `regroup` must be 1 to 1,?000 sequences"):
+        TrendSoFar(regroup=count)
 
 
 @pytest.mark.parametrize("length", range(2, 12))

@@ -171,9 +171,12 @@ def test_every_task_trains(options, plot, entry, tmp_path):
     assert len(examples) <= (3 if run.config.model == "cnn_lstm" else 1)
 
 
-@pytest.mark.parametrize("reorder", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_who_learns_the_trend_so_far_answers_the_trend(run, tmp_path, reorder):
-    options = {"so_far": True, "reorder": reorder, "encoder": "paired_cnn"}
+@pytest.mark.parametrize(
+    "lesson",
+    [pytest.param({}, marks=pytest.mark.slow), {"reorder": True, "regroup": 4}],
+)
+def test_who_learns_the_trend_so_far_answers_the_trend(run, tmp_path, lesson):
+    options = {"so_far": True, "encoder": "paired_cnn", **lesson}
     config = short(tmp_path / "run", **options, epochs=1, steps_per_epoch=9)
     found = train(config)
     assert found.model.output_shape == run.model.output_shape
@@ -288,6 +291,13 @@ class TestReaders:
         with pytest.raises(ValueError, match=message):
             train(short(tmp_path / "new", readers=(str(run.path),)))
         assert not (tmp_path / "new").exists()
+
+
+def test_groups_that_do_not_fit_the_batch_are_refused_before_there_is_a_run(tmp_path):
+    message = "regroup: expected a divisor of the sequences of a batch on each device, 32; .* 5"
+    with pytest.raises(ValueError, match=message):
+        train(short(tmp_path / "new", so_far=True, regroup=5))
+    assert not (tmp_path / "new").exists()
 
 
 def test_tensorboard_logs_training_and_validation(tmp_path):
