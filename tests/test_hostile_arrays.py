@@ -164,7 +164,7 @@ CASES = {
         canvas=of(12, 20), min_frames=of(3, 4), max_frames=of(4, 9), seed=of(0, 1),
     ),
     "memory.check_memory": call(
-        memory.check_memory, model=Either(st.builds(toy)),
+        memory.check_memory, model=Either(st.builds(toy)), together=of(1, 3),
         batch_size=of(1, 8), time=of(4, 1), limit=of(None, 10**9, 1),
     ),
     "memory.activation_memory": call(

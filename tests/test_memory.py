@@ -13,6 +13,7 @@ from keras_cnnlstm.encoders import conv_pool
 from keras_cnnlstm.layers import TimeDistributed
 from keras_cnnlstm.memory import Estimate, activation_memory, available_memory, check_memory
 from keras_cnnlstm.models import cnn_lstm
+from keras_cnnlstm.prefixes import every_step_model
 
 SHAPE = (2, 4, 4, 1)  # (T, H, W, C)
 # A sequence's bytes: raw and rescaled frames; two maps of 4x4, pooled to 2x2 and flattened; six
@@ -150,6 +151,15 @@ class TestCheck:
             assert check_memory(model, batch, **options).largest_batch == largest
         with pytest.raises(ValueError, match=f"at most {largest} with"):
             check_memory(model, largest + 1, **options)
+
+    def test_sequences_that_go_together_take_what_they_would_take_alone(self):
+        model, alone = tiny(), [[1, 0], [0, 1]]  # (K, T)
+        groups = [alone, np.add(alone, 2), np.add(alone, 4)]  # none of which exchanges frames
+        expected = check_memory(every_step_model(model, alone), 60, limit=self.LIMIT)
+        learner = every_step_model(model, groups)
+        found = check_memory(learner, 60, together=3, limit=self.LIMIT)
+        assert found.bytes == pytest.approx(expected.bytes, rel=1e-6)
+        assert found.bytes > check_memory(model, 60, limit=self.LIMIT).bytes
 
     def test_a_model_of_images_has_no_frames_to_name(self):
         model = keras.Sequential([keras.Input((6,)), layers.Dense(5)], name="net")
