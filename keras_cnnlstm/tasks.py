@@ -456,9 +456,9 @@ class TrendSoFar(Trend):
         """What each of G = `regroup` sequences stands for, `(G, K, T)`: K sequences, itself last.
 
         Integers, which say where among the G*T digits of all of them, one sequence after the
-        other, a digit is found. Digit t of sequence g is joined by digits of the sequences shifted
-        by 1, 2, ... for each place in time, and those that were joined are shown in the orders of
-        `row_complete_orders` with `reorder`, else as they were.
+        other, a digit is found. For each shift of 1, 2, ..., G - 1 and 0, digit t is that of the
+        sequence t times the shift further on, and these T are shown in the orders of
+        `row_complete_orders` with `reorder`, else in theirs.
         """
         count, time = self.regroup, np.arange(self.length)
         orders = row_complete_orders(self.length) if self.reorder else time[None]
