@@ -17,6 +17,7 @@ Model = Literal[
     "bag_of_frames",
     "flat_mlp",
     "channel_cnn",
+    "image_cnn",
     "scan_lstm",
     "renet",
     "crnn",
@@ -41,6 +42,7 @@ _TASKS = {
     "bag_of_frames": ("trend", "clip"),
     "flat_mlp": ("trend",),
     "channel_cnn": ("trend",),
+    "image_cnn": ("label",),
     "scan_lstm": ("label",),
     "renet": ("label",),
     "crnn": ("text",),
@@ -73,13 +75,14 @@ class ModelConfig:
     """1 reads clips in grey, 3 in colour (the default)."""
 
     model: Model = "cnn_lstm"
-    """Architecture. "bag_of_frames", "flat_mlp" and "channel_cnn" are the baselines without an
-    LSTM. "scan_lstm" and "renet" read one image by LSTMs alone, "crnn" reads digits side by side as
-    text, "describer" says in words what it sees."""
+    """Architecture. "bag_of_frames", "flat_mlp", "channel_cnn" and, of one image, "image_cnn" are
+    the baselines without an LSTM. "scan_lstm" and "renet" read one image by LSTMs alone, "crnn"
+    reads digits side by side as text, "describer" says in words what it sees."""
 
     task: Question | None = None
     """What is asked: the trend of a sequence, the digit or the sum so far at each step (cnn_lstm),
-    the class of a clip (with --data), the label of one image (scan_lstm, renet), a text (crnn), a
+    the class of a clip (with --data), the label of one image (image_cnn, scan_lstm, renet), a text
+    (crnn), a
     sentence (describer): of a sequence of digits, with --length 1 of one image, with --data of
     clips, as FOLDER/captions.csv (columns clip and sentence) says or else their class. By default
     what the model is for."""
@@ -93,7 +96,7 @@ class ModelConfig:
     longest, of running_sum and of clips 1."""
 
     encoder: Encoder = "conv_pool"
-    """The CNN that turns a frame into a vector (cnn_lstm, bag_of_frames, channel_cnn and
+    """The CNN that turns a frame into a vector (cnn_lstm, bag_of_frames, channel_cnn, image_cnn and
     describer): the reference, conv_pool; small_cnn of half its arithmetic; with BatchNorm
     residual_cnn, the fastest of them, paired_cnn, and strided_cnn, which reads digits best (frames
     of 13 pixels or more); or a large one that was trained on ImageNet (32 pixels or more)."""
@@ -290,8 +293,9 @@ class TrainConfig(ModelConfig):
     to go on from a related task."""
 
     readers: tuple[str, ...] | None = None
-    """Run directories of --task digits --length 1, in place of an encoder (cnn_lstm on digits): the
-    LSTM reads their probabilities, of several the geometric mean. They stay as they are."""
+    """Run directories of image_cnn, or of another model for one digit, in place of an encoder
+    (cnn_lstm on digits): the LSTM reads their probabilities, of several the geometric mean. They
+    stay as they are."""
 
     freeze: bool = False
     """Leave the layers taken from init_from as they are, and train the others: a first stage, after

@@ -266,11 +266,47 @@ def channel_cnn(
     return keras.Model(frames, answer(x, num_classes), name=name)
 
 
+def image_cnn(
+    input_shape: tuple[int, int, int] = (28, 28, 1),
+    num_classes: int = 10,
+    *,
+    encoder: str | keras.Layer = "conv_pool",
+    dropout: float = 0.0,
+    name: str = "image_cnn",
+) -> keras.Model:
+    """The baseline of a scan: a CNN that sees the whole image at once, and no LSTM.
+
+    The same CNN as in `cnn_lstm` and a classifier; trained, it can read the frames of sequences
+    (`readers.mean_reader`).
+
+    Args:
+        input_shape: `(H, W, C)` of an image.
+        num_classes: size of the answer.
+        encoder: image -> vector, as in `cnn_lstm`.
+        dropout: share of the encoder's vectors dropped in training, 0 to 1.
+        name: the model's name.
+
+    Returns:
+        A model from `frames (B, H, W, C) uint8` to class probabilities `(B, num_classes) float32`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    check_classes("image_cnn", num_classes)
+    check_dropout("image_cnn", dropout)
+    frames = frames_input("image_cnn", input_shape, "HWC")
+    x = frame_encoder(encoder)(rescaled(frames))  # (B, features)
+    if dropout:
+        x = layers.Dropout(dropout, name="features_dropout")(x)
+    return keras.Model(frames, answer(x, num_classes), name=name)
+
+
 MODELS: dict[str, Callable[..., keras.Model]] = {
     "cnn_lstm": cnn_lstm,
     "bag_of_frames": bag_of_frames,
     "flat_mlp": flat_mlp,
     "channel_cnn": channel_cnn,
+    "image_cnn": image_cnn,
     "scan_lstm": scan_lstm,
     "renet": renet,
     "crnn": crnn,

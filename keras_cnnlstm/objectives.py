@@ -252,13 +252,12 @@ def _readers(paths, image_shape):
     """What the classifiers of these runs say of images `(H, W, C)`."""
     runs = [load_run(path) for path in paths]
     for run in runs:
-        asked = run.config.task, run.config.length, run.model.input_shape[2:]
-        if asked != ("digits", 1, image_shape):
+        task, length, shape = run.config.task, run.config.length, run.model.input_shape[-3:]
+        if task not in ("label", "digits") or (length, shape) != (1, image_shape):
             raise ValueError(
                 "readers: expected runs that tell one digit of images "
-                f"{'x'.join(map(str, image_shape))} (--task digits --length 1); received "
-                f"{run.path}, of task {asked[0]}, length {asked[1]}, images "
-                f"{'x'.join(map(str, asked[2]))}."
+                f"{'x'.join(map(str, image_shape))} (--model image_cnn); received {run.path}, of "
+                f"task {task}, length {length}, images {'x'.join(map(str, shape))}."
             )
     return mean_reader([run.model for run in runs])
 

@@ -74,12 +74,10 @@ def _checked_orders(orders, time) -> np.ndarray:
     if orders.ndim == 2:
         orders = orders[None]
     fits = orders.ndim == 3 and orders.size and orders.shape[2] == time
-    chosen = np.sort(orders, axis=-1)
-    if (
-        not fits
-        or (np.diff(chosen) == 0).any()
-        or not 0 <= orders.min() <= orders.max() < (len(orders) * time)
-    ):
+    if fits:
+        inside = orders.min() >= 0 and orders.max() < len(orders) * time
+        fits = inside and (np.diff(np.sort(orders)) > 0).all()  # no frame twice in an order
+    if not fits:
         raise ValueError(
             f"every_step_model: `orders` must be (K, {time}) permutations of 0 to T - 1, for a "
             f"model whose number of frames is T = {time}, or (G, K, {time}) frames of G sequences, "

@@ -10,7 +10,6 @@ import keras
 from keras import layers
 
 from keras_cnnlstm.arguments import check_kind, check_model, told
-from keras_cnnlstm.features import split_model
 from keras_cnnlstm.layers import GeometricMean
 from keras_cnnlstm.pretrained import leaf_layers
 
@@ -23,10 +22,10 @@ def mean_reader(models: Sequence[keras.Model], *, name: str = "readers") -> kera
     is sure of another class sways less than the arithmetic one does.
 
     Args:
-        models: one or more that answer to sequences of one frame, `(B, 1, H, W, C)` to
-            probabilities `(B, 1, classes)`: `models.cnn_lstm((1, H, W, C), classes,
-            per_step=True)`. Their layers become those of the encoder, are frozen, and drop nothing
-            any more.
+        models: one or more that say what is on an image, from `frames (B, H, W, C) uint8` to
+            probabilities `(B, classes)`, such as `models.image_cnn`, or from sequences of one
+            frame `(B, 1, H, W, C)` to `(B, 1, classes)`. Their layers become those of the encoder,
+            are frozen, and drop nothing any more.
         name: the encoder's name.
 
     Returns:
@@ -38,19 +37,24 @@ def mean_reader(models: Sequence[keras.Model], *, name: str = "readers") -> kera
 
     Example:
 
-    >>> from keras_cnnlstm.models import cnn_lstm
-    >>> reader = cnn_lstm((1, 28, 28, 1), 10, per_step=True)
-    >>> cnn_lstm((4, 28, 28, 1), 7, encoder=mean_reader([reader])).output_shape
+    >>> from keras_cnnlstm.models import cnn_lstm, image_cnn
+    >>> cnn_lstm((4, 28, 28, 1), 7, encoder=mean_reader([image_cnn(), image_cnn()])).output_shape
     (None, 7)
     """
     check_kind("mean_reader: `models`", models, list | tuple, "a list of models")
     if not models:
         raise ValueError("mean_reader: `models` must be one or more; received none.")
-    for model in models:
-        _check_reads_one_frame(model, models[0])
-    frames = keras.Input(models[0].input_shape[2:], dtype="float32", name="frame")
+    shapes = [_shapes(model) for model in models]
+    for other in shapes:
+        if other != shapes[0]:
+            raise ValueError(
+                "mean_reader: `models` must read equal frames and know equal classes; received "
+                f"{_in_words(shapes[0])} and {_in_words(other)}."
+            )
+    frames = keras.Input(shapes[0][0], dtype="float32", name="frame")
     answers = [
-        _reading(model, f"reader{number}")(frames) for number, model in enumerate(models, start=1)
+        _reading(model, shapes[0][0], f"reader{number}")(frames)
+        for number, model in enumerate(models, start=1)
     ]
     mean = GeometricMean(name="mean")(answers)
     encoder = keras.Model(frames, mean, name=name)
@@ -58,36 +62,40 @@ def mean_reader(models: Sequence[keras.Model], *, name: str = "readers") -> kera
     return encoder
 
 
-def _check_reads_one_frame(model, first):
+def _shapes(model):
+    """Of the frames that a model reads, `(H, W, C)`, and of what it says, `(classes,)`."""
     check_model("mean_reader: `models`", model)
-    one = len(model.inputs) == len(model.outputs) == 1
-    frames, answer = (model.input_shape, model.output_shape) if one else ((), ())
-    if not (len(frames) == 5 and frames[1] == 1 and len(answer) == 3):
-        raise ValueError(
-            "mean_reader: `models` must answer to sequences of one frame, (B, 1, H, W, C), with "
-            "probabilities (B, 1, classes); received one from "
-            f"{told([tuple(x.shape) for x in model.inputs])} to "
-            f"{told([tuple(x.shape) for x in model.outputs])}. Train them with --task digits "
-            "--length 1."
-        )
-    if (frames, answer) != (first.input_shape, first.output_shape):
-        raise ValueError(
-            "mean_reader: `models` must read equal frames and know equal classes; received "
-            f"{first.input_shape} -> {first.output_shape} and {frames} -> {answer}."
-        )
+    if len(model.inputs) == len(model.outputs) == 1:
+        (_, *frames), (_, *answer) = model.input_shape, model.output_shape
+        if len(frames) == 4 and len(answer) == 2 and frames[0] == 1:
+            frames, answer = frames[1:], answer[1:]
+        if (len(frames), len(answer)) == (3, 1) and any(x.name == _SCALED for x in model.layers):
+            return tuple(frames), tuple(answer)
+    raise ValueError(
+        "mean_reader: `models` must answer to one frame, (B, H, W, C) or (B, 1, H, W, C), which "
+        "they rescale, with probabilities (B, classes) or (B, 1, classes); received one from "
+        f"{told([tuple(x.shape) for x in model.inputs])} to "
+        f"{told([tuple(x.shape) for x in model.outputs])}. Train them with --model image_cnn."
+    )
 
 
-def _reading(model, name):
-    """A model of sequences of one frame as one of frames in [0, 1], of the same layers."""
-    parts = split_model(model)
+def _in_words(shapes):
+    return " -> ".join(map(str, shapes))
+
+
+_SCALED = "rescale"  # the layer of every model here by which pixels become numbers
+
+
+def _reading(model, frame_shape, name):
+    """A model as one of frames in [0, 1], of the same layers."""
     for layer, _ in leaf_layers(model):
         if isinstance(layer, layers.Dropout):
             layer.rate = 0.0  # frozen, it would go on dropping in the training of what comes after
-    frames = keras.Input(model.input_shape[2:], dtype="float32", name="frame")
-    _, _rescaling, *encoder = parts.frame_encoder.layers  # the model of sequences has its own
+    rescaling = model.get_layer(_SCALED)
+    frames = keras.Input(frame_shape, dtype="float32", name="frame")
     x = frames
-    for layer in encoder:
-        x = layer(x)
-    x = layers.Reshape((1, -1), dtype="float32", name="one_step")(x)  # (N, 1, features)
-    (x,) = keras.tree.flatten(parts.sequence_model({"features": x}))  # (N, 1, classes)
+    if (factor := 255 * rescaling.scale, rescaling.offset) != (1, 0):  # such as one to [-1, 1]
+        x = layers.Rescaling(factor, rescaling.offset, dtype="float32", name="scaled")(x)
+    x = layers.Reshape(rescaling.output.shape[1:], dtype="float32", name="frames")(x)
+    x = keras.Model(rescaling.output, model.outputs[0], name="classifier")(x)
     return keras.Model(frames, layers.Flatten(dtype="float32", name="answer")(x), name=name)

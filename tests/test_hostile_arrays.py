@@ -289,6 +289,7 @@ MODEL_CASES = {
     "models.channel_cnn": call(
         models.channel_cnn, **SEQUENCE, units=of((3,), [2, 2]), encoder=of("conv_pool")
     ),
+    "models.image_cnn": call(models.image_cnn, **IMAGE, encoder=of("conv_pool")),
     "scanners.scan_lstm": call(
         scanners.scan_lstm, **IMAGE, **LSTMS, **STATES, by=of("rows", "columns", "patches"),
         size=of(1, 2, (2, 4)), bidirectional=SWITCH, read=of("last", "all"), per_step=SWITCH,

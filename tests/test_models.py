@@ -44,6 +44,7 @@ ENTRIES = {
     "bag_of_frames": SEQUENCES({}),
     "flat_mlp": SEQUENCES({"units": (32,)}),
     "channel_cnn": SEQUENCES({"units": (32,)}),
+    "image_cnn": IMAGES({"encoder": "small_cnn"}),
     "scan_lstm": IMAGES({"lstm_units": (16, 16)}),
     "renet": IMAGES({"lstm_units": (8,), "dense_units": (32,)}),
     "crnn": Entry(

@@ -54,6 +54,7 @@ def test_a_task_has_as_many_digits_as_the_images_have_classes(options, task):
         ({"task": "running_sum", "min_length": 8}, {"frames": (8, 8, 8, 1)}, (8, 1)),
         ({"model": "scan_lstm", "scan_by": "patches", "scan_size": 4}, {"frames": IMAGE}, (5,)),
         ({"model": "renet"}, {"frames": IMAGE}, (5,)),
+        ({"model": "image_cnn", "encoder": "small_cnn"}, {"frames": IMAGE}, (5,)),
         ({"model": "crnn"}, {"frames": (8, 32, 1)}, (8, 6)),
     ],
 )

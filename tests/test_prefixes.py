@@ -73,6 +73,7 @@ def test_the_encoder_reads_each_frame_once_for_all_orders():
 @pytest.mark.parametrize(
     "orders",
     [
+        3,
         [0, 1, 2, 3],
         [[0, 1, 2]],
         [[0, 1, 2, 4]],

@@ -8,7 +8,7 @@ import pytest
 
 from keras_cnnlstm.calibration import scale_temperature
 from keras_cnnlstm.features import FeatureCache, encode_images, split_model
-from keras_cnnlstm.models import cnn_lstm
+from keras_cnnlstm.models import cnn_lstm, image_cnn, renet, scan_lstm
 from keras_cnnlstm.readers import mean_reader
 from keras_cnnlstm.streaming import Stream
 
@@ -38,6 +38,24 @@ def test_one_says_what_it_says_alone(options):
     np.testing.assert_allclose(
         mean_reader([model])(images() / np.float32(255)), answers_of(model), atol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: image_cnn(SHAPE, 3, encoder="residual_cnn", dropout=0.5),
+        lambda: scan_lstm(SHAPE, 3, lstm_units=(4,), bidirectional=True),  # scales to [-1, 1]
+        lambda: renet(SHAPE, 3, lstm_units=(4,)),
+    ],
+)
+def test_models_of_images_read_frames_too(model):
+    model = model()
+    scale_temperature(model, 0.05)
+    given = mean_reader([model])(images() / np.float32(255))
+    np.testing.assert_allclose(given, model(images()), atol=1e-5)
+    both = mean_reader([model, reader()])(images() / np.float32(255))
+    product = np.sqrt(model(images()) * answers_of(reader()))
+    np.testing.assert_allclose(both, product / product.sum(axis=1, keepdims=True), atol=1e-5)
 
 
 def test_several_say_the_geometric_mean_of_what_each_says():
@@ -103,14 +121,14 @@ def test_it_is_cached_and_streamed(tmp_path):
         (lambda: [3], "`models` must be a keras.Model; received 3"),
         (
             lambda: [cnn_lstm((2, *SHAPE), 3, encoder="small_cnn", per_step=True)],
-            r"one frame, \(B, 1, H, W, C\), .* received one from \[\(None, 2, 8, 8, 1\)\] .* "
-            "--task digits --length 1",
+            r"one frame, .* received one from \[\(None, 2, 8, 8, 1\)\] .* --model image_cnn",
         ),
         (lambda: [cnn_lstm((1, *SHAPE), 3, encoder="small_cnn")], r"to \[\(None, 3\)\]"),
+        (lambda: [keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten()])], "they rescale"),
         (lambda: [reader(lengths=True)], r"from \[\(None, 1, 8, 8, 1\), \(None,\)\]"),
         (
             lambda: [reader(), reader(classes=4)],
-            re.escape("-> (None, 1, 3) and (None, 1, 8, 8, 1) -> (None, 1, 4)"),
+            re.escape("(8, 8, 1) -> (3,) and (8, 8, 1) -> (4,)"),
         ),
     ],
 )

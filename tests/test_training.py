@@ -265,7 +265,8 @@ class TestReaders:
     """A sum that is learned from what a frozen reader of single digits says."""
 
     def test_they_stay_as_they_are_and_the_sum_is_learned(self, tmp_path):
-        one = {"task": "digits", "length": 1, "encoder": "small_cnn", "epochs": 1, "dropout": 0.3}
+        one = {"model": "image_cnn", "length": 1, "encoder": "small_cnn", "lstm_units": None,
+               "dropout": 0.3, "epochs": 1}  # fmt: skip
         reader = train(short(tmp_path / "reader", **one))
         options = {"task": "running_sum", "length": 3, "readers": (str(reader.path),), "epochs": 2,
                    "learning_rate": 0.01, "cache": str(tmp_path / "cache")}  # fmt: skip
@@ -275,12 +276,12 @@ class TestReaders:
         assert again.config.readers == (str(reader.path),)
         images = open_source(again.config, again.path).splits.test.images[:40]
         said = split_model(again.model).frame_encoder.predict_on_batch(images)  # (40, 10)
-        expected = load_run(reader.path).model.predict_on_batch(images[:, None])[:, 0]
+        expected = load_run(reader.path).model.predict_on_batch(images)
         np.testing.assert_allclose(said, expected, atol=1e-5)
 
     def test_other_runs_are_refused_before_there_is_a_run(self, run, tmp_path):
         message = (
-            r"^readers: .* --length 1\); received .*run, of task trend, length 2, images 28x28x1"
+            r"^readers: .*image_cnn\); received .*run, of task trend, length 2, images 28x28x1"
         )
         with pytest.raises(ValueError, match=message):
             train(short(tmp_path / "new", readers=(str(run.path),)))
