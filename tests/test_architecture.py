@@ -32,7 +32,7 @@ RANKS = {
     "benchmark_machine": 5, "benchmark_models": 6, "benchmark_torch": 7, "benchmark": 15,
     "benchmark_pipeline": 7, "benchmark_scale": 7, "benchmark_exports": 14,
     "drawings": 1, "demo_pad": 1, "demo_page": 3, "demo_answers": 7, "demo": 10,
-    "cli": 16,
+    "commands": 3, "cli": 16,
 }  # fmt: skip
 WITH_TENSORFLOW = {
     "distortions", "cnn_layers", "optimizers", "tensorboard_images", "progress", "pipeline",

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from keras_cnnlstm import benchmark as module
-from keras_cnnlstm import cli
+from keras_cnnlstm import commands
 from keras_cnnlstm.benchmark import DEFAULT, SECTIONS, benchmark, shares
 from keras_cnnlstm.timings import Row
 
@@ -160,9 +160,9 @@ def test_shares_find_the_rows_that_the_sections_make(monkeypatch):
 
 
 def test_the_command_offers_the_sections():
-    sections = typing.get_args(typing.get_type_hints(cli.Benchmark)["sections"])[0]
+    sections = typing.get_args(typing.get_type_hints(commands.Benchmark)["sections"])[0]
     assert typing.get_args(sections) == tuple(SECTIONS)
-    assert cli.Benchmark().sections == DEFAULT
+    assert commands.Benchmark().sections == DEFAULT
 
 
 @pytest.mark.parametrize("name", ["batch_size", "repeats"])

@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from keras_cnnlstm import benchmark, cli, views
+from keras_cnnlstm import benchmark, cli, commands, views
 from keras_cnnlstm.answers import headline
 from keras_cnnlstm.calibration import scaled
 from keras_cnnlstm.config import TrainConfig
@@ -210,7 +210,7 @@ def run_alone(*command):
 
 
 def test_export_offers_every_format():
-    choices = {field.name: get_args(field.type) for field in dataclasses.fields(cli.Export)}
+    choices = {field.name: get_args(field.type) for field in dataclasses.fields(commands.Export)}
     assert choices["format"] == get_args(Format)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_cnnlstm import cli
+from keras_cnnlstm.commands import parse
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -25,7 +25,7 @@ def commands():
 def test_commands_parse(command):
     words = shlex.split(command, comments=True)
     words = words[words.index("keras-cnnlstm") + 1 :]
-    assert cli._parse(words) is not None
+    assert parse(words) is not None
 
 
 @pytest.mark.parametrize("code", blocks("python"), ids=range(len(blocks("python"))))

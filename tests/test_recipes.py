@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from keras_cnnlstm import cli
+from keras_cnnlstm.commands import parse
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.digits import LabeledImages
 from keras_cnnlstm.objectives import build_model
@@ -14,7 +15,7 @@ from keras_cnnlstm.sources import digit_task
 
 
 def parsed(*words):
-    command = cli._parse(["train", *words])
+    command = parse(["train", *words])
     return TrainConfig(
         **{
             name: getattr(command, name)
