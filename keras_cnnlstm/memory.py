@@ -145,21 +145,23 @@ def check_memory(
     if limit is not None:
         check_whole("check_memory: `limit`", limit, 0, sys.maxsize)
     check_whole("check_memory: `together`", together, 1, _MOST)
-    limit = available_memory() if limit is None else int(limit)
-    needed = _bytes_of("check_memory", model, time, int(together))
+    limit, together = available_memory() if limit is None else int(limit), int(together)
+    needed = _bytes_of("check_memory", model, time, together)
     largest = bisect.bisect_right(range(1, limit), limit, key=needed)  # a sequence has bytes
+    largest -= largest % together
     if largest < 1:
         raise ValueError(
             f"check_memory: `model` must fit into {_text(limit)}; received {model.name!r}, which "
-            f"takes {_text(needed(1))} for a batch of 1. Take a smaller encoder, or fewer or "
-            "smaller frames."
+            f"takes {_text(needed(together))} for a batch of {together}. Take a smaller encoder, "
+            "or fewer or smaller frames."
         )
     if largest < batch_size:
+        handy = 1 << largest.bit_length() - 1
         raise ValueError(
             f"check_memory: `batch_size` must be at most {largest} with {_named(model, time)}, to "
             f"fit into {_text(limit)}; received {batch_size}, which takes "
-            f"{_text(needed(batch_size))}. Take {1 << largest.bit_length() - 1}, or fewer frames, "
-            "or a smaller encoder."
+            f"{_text(needed(batch_size))}. Take {handy - handy % together or together}, or fewer "
+            "frames, or a smaller encoder."
         )
     return Estimate(needed(batch_size), limit, largest, batch_size)
 

@@ -161,6 +161,19 @@ class TestCheck:
         assert found.bytes == pytest.approx(expected.bytes, rel=1e-6)
         assert found.bytes > check_memory(model, 60, limit=self.LIMIT).bytes
 
+    def test_what_is_advised_to_them_is_a_multiple_of_their_number(self):
+        learner = every_step_model(tiny(), np.arange(6).reshape(3, 1, 2))
+        with pytest.raises(ValueError, match="`batch_size` must be at most") as error:
+            check_memory(learner, 3 * 10**6, together=3, limit=self.LIMIT)
+        largest, advised = (
+            int(re.search(rf"{before} (\d+)", str(error.value))[1]) for before in ("most", "Take")
+        )
+        assert largest % 3 == advised % 3 == 0
+        assert 3 <= advised <= largest
+        assert check_memory(learner, largest, together=3, limit=self.LIMIT).largest_batch == largest
+        with pytest.raises(ValueError, match=r"takes .* for a batch of 3"):
+            check_memory(learner, 3, together=3, limit=10**6)
+
     def test_a_model_of_images_has_no_frames_to_name(self):
         model = keras.Sequential([keras.Input((6,)), layers.Dense(5)], name="net")
         with pytest.raises(ValueError, match=r"at most \d+ with 'net', to fit into 50 MB"):
