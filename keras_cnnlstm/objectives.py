@@ -20,7 +20,8 @@ from keras_cnnlstm.readers import mean_reader
 from keras_cnnlstm.runs import load_run
 from keras_cnnlstm.scanners import read_text
 from keras_cnnlstm.sentences import Description
-from keras_cnnlstm.tasks import Classes, Digits, Label, RunningSum, Task, Text, TrendSoFar
+from keras_cnnlstm.tasks import Classes, Digits, Label, RunningSum, Task, Text
+from keras_cnnlstm.trends import TrendSoFar
 from keras_cnnlstm.vocabulary import END, PADDING
 
 # Options that not every model takes: their names in TrainConfig and in the builder.

@@ -30,7 +30,8 @@ from keras_cnnlstm.pipeline import batches, described, distorted_copy
 from keras_cnnlstm.runs import Run, read_classes, read_vocabulary
 from keras_cnnlstm.sentences import Caption, Captions, Description, Sentence
 from keras_cnnlstm.splits import Split, read_split, split_clips, write_split
-from keras_cnnlstm.tasks import TASKS, Classes, Digits, Label, Task, Trend, TrendSoFar
+from keras_cnnlstm.tasks import TASKS, Classes, Digits, Label, Task, Trend
+from keras_cnnlstm.trends import TrendSoFar
 from keras_cnnlstm.vocabulary import Vocabulary
 
 # Negative, so that no training run draws the same sequences.

@@ -37,9 +37,9 @@ from keras_cnnlstm.runs import Run, load_config, load_model, load_run, new_run_d
 from keras_cnnlstm.runtime import Runtime
 from keras_cnnlstm.sources import open_source
 from keras_cnnlstm.state_dicts import read_state_dict
-from keras_cnnlstm.tasks import TrendSoFar
 from keras_cnnlstm.tensorboard_images import ValidationImages
 from keras_cnnlstm.torch_weights import Report, load_torch
+from keras_cnnlstm.trends import TrendSoFar
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> Run:

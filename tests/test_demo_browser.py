@@ -25,7 +25,7 @@ from keras_cnnlstm.objectives import build_model
 from keras_cnnlstm.pipeline import labeled_images
 from keras_cnnlstm.prefixes import every_step_model
 from keras_cnnlstm.runs import load_run, new_run_dir, save_model
-from keras_cnnlstm.tasks import Trend, TrendSoFar
+from keras_cnnlstm.trends import Trend, TrendSoFar
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(

@@ -49,9 +49,9 @@ from keras_cnnlstm import (
     splits,
     state_dicts,
     streaming,
-    tasks,
     torch_weights,
     training,
+    trends,
     videos,
     views,
     workers,
@@ -237,7 +237,7 @@ CASES = {
     "prefixes.every_step_model": call(
         prefixes.every_step_model, model=model_of(toy), orders=of(None, [[1, 0]])
     ),
-    "tasks.row_complete_orders": call(tasks.row_complete_orders, length=of(2, 5)),
+    "trends.row_complete_orders": call(trends.row_complete_orders, length=of(2, 5)),
     "readers.mean_reader": call(readers.mean_reader, models=model_of(lambda: [toy_reader()])),
     "views.average_models": call(views.average_models, models=model_of(lambda: [toy(), toy()])),
     "views.average_views": call(views.average_views, model=model_of(toy), views=of(2, 7)),
@@ -356,7 +356,9 @@ INNER = {
     ],
     "is `answers.read_text` by another name": ["scanners.read_text"],
     "is `runs.load_model` by another name": ["model_files.read_model"],
-    "have their cases in test_hostile_commands": ["cli.main", "sources.batches_to_score"],
+    "have their cases in test_hostile_commands": [
+        "cli.main", "commands.one_line", "commands.parse", "sources.batches_to_score",
+    ],
 }  # fmt: skip
 INNER_MODULES = {
     "benchmark_machine": "measures what `benchmark` has checked",
@@ -367,6 +369,7 @@ INNER_MODULES = {
     "benchmark_torch": "measures what `benchmark` has checked",
     "converters": "writes the model that `export` has opened and checked",
     "endpoints": "is what `export` puts around a model, as a graph",
+    "task_arguments": "holds the checks that every task calls",
     "findings": "takes the open run, its data and what the model answered",
     "parity": "compares what `export` wrote with the model",
     "report_facts": "takes the scores of `findings`",

@@ -8,7 +8,7 @@ import pytest
 
 from keras_cnnlstm.models import bag_of_frames, cnn_lstm
 from keras_cnnlstm.prefixes import every_step_model, last_step_accuracy
-from keras_cnnlstm.tasks import TrendSoFar
+from keras_cnnlstm.trends import TrendSoFar
 
 SHAPE = (4, 8, 8, 1)
 
