@@ -44,7 +44,10 @@ def test_the_command_takes_it_by_name(name):
     ("words", "changes"),
     [
         (["--epochs", "3", "--elastic=0"], {"epochs": 3, "elastic": 0.0}),
-        (["--no-so-far", "--no-reorder"], {"so_far": False, "reorder": False}),
+        (
+            ["--no-so-far", "--no-reorder", "--regroup", "1"],
+            {"so_far": False, "reorder": False, "regroup": 1},
+        ),
         (["--lstm_units", "7", "8"], {"lstm_units": (7, 8)}),
         # Those of the recipe that follow from others follow the given ones.
         (["--length", "6"], {"length": 6}),
