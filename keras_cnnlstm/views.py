@@ -198,12 +198,16 @@ class MeanOfViews(layers.Layer):
     def __init__(self, views, **kwargs):
         super().__init__(**{"dtype": "float32"} | kwargs)
         self.views = views
+        self.supports_masking = True  # takes answers of unequal lengths, and goes on without a mask
 
     def call(self, answers):
         return ops.mean(ops.reshape(answers, (self.views, -1, *ops.shape(answers)[1:])), axis=0)
 
     def compute_output_spec(self, answers):
         return keras.KerasTensor((None, *answers.shape[1:]), "float32")
+
+    def compute_mask(self, answers, previous_mask):
+        return None  # that of the views is longer
 
     def get_config(self):
         return {**super().get_config(), "views": self.views}

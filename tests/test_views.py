@@ -74,8 +74,9 @@ def test_the_answer_is_the_mean_of_those_to_each_view(views, options):
     assert found.inputs[0].name == "frames"
 
 
-def test_of_unequal_lengths():
-    one, x, lengths = model(lengths=True), frames(), np.array([1, 3], "int32")
+@pytest.mark.parametrize("options", [{}, {"per_step": True, "head": "values"}])
+def test_of_unequal_lengths(options):
+    one, x, lengths = model(lengths=True, **options), frames(), np.array([1, 3], "int32")
     copies = keras.ops.convert_to_numpy(Views(3)(x)).reshape(3, *x.shape)
     expected = np.mean([one({"frames": c, "lengths": lengths}) for c in copies], axis=0)
     found = average_views(one, 3)({"frames": x, "lengths": lengths})
