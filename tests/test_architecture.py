@@ -1,6 +1,7 @@
 """The house's plan: which file may import which, and what the package shows to the outside."""
 
 import ast
+import functools
 from pathlib import Path
 
 import keras_cnnlstm
@@ -45,6 +46,7 @@ WITH_TENSORFLOW = {
 }  # fmt: skip
 
 
+@functools.cache
 def modules():
     return {path.stem: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py")}
 
