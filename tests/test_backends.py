@@ -41,7 +41,7 @@ def test_every_model_answers_on_jax():
 @pytest.mark.slow
 def test_all_tests_of_what_speaks_keras_alone_pass_on_jax():
     run_on_jax(
-        (["models", "encoders", "tasks"], []),
+        (["models", "encoders", "tasks", "trends"], []),
         (["blocks", "scanners", "streaming", "memory", "features", "readers"], []),
         (
             ["describer", "sentences", "vocabulary", "prefixes", "views", "cnn_layers"],
