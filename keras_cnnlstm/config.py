@@ -82,10 +82,9 @@ class ModelConfig:
     task: Question | None = None
     """What is asked: the trend of a sequence, the digit or the sum so far at each step (cnn_lstm),
     the class of a clip (with --data), the label of one image (image_cnn, scan_lstm, renet), a text
-    (crnn), a
-    sentence (describer): of a sequence of digits, with --length 1 of one image, with --data of
-    clips, as FOLDER/captions.csv (columns clip and sentence) says or else their class. By default
-    what the model is for."""
+    (crnn), a sentence (describer): of a sequence of digits, with --length 1 of one image, with
+    --data of clips, as FOLDER/captions.csv (columns clip and sentence) says or else their class. By
+    default what the model is for."""
 
     length: int | None = None
     """Frames in the longest sequence (T), by default 4, of running_sum 8, of clips 16; at most 32,

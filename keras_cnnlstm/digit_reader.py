@@ -20,7 +20,8 @@ from keras_cnnlstm.digits import LabeledImages, check_images
 from keras_cnnlstm.encoders import small_cnn
 from keras_cnnlstm.optimizers import Adam
 from keras_cnnlstm.pipeline import labeled_images
-from keras_cnnlstm.tasks import Array, Digits, RunningSum, Trend
+from keras_cnnlstm.task_arguments import Array
+from keras_cnnlstm.tasks import Digits, RunningSum, Trend
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 

@@ -156,12 +156,13 @@ def check_memory(
             "or fewer or smaller frames."
         )
     if largest < batch_size:
-        handy = 1 << largest.bit_length() - 1
+        power = 1 << largest.bit_length() - 1  # of two, as batches are
+        handy = max(power - power % together, together)
         raise ValueError(
             f"check_memory: `batch_size` must be at most {largest} with {_named(model, time)}, to "
             f"fit into {_text(limit)}; received {batch_size}, which takes "
-            f"{_text(needed(batch_size))}. Take {handy - handy % together or together}, or fewer "
-            "frames, or a smaller encoder."
+            f"{_text(needed(batch_size))}. Take {handy}, or fewer frames, or a smaller "
+            "encoder."
         )
     return Estimate(needed(batch_size), limit, largest, batch_size)
 

@@ -9,6 +9,21 @@ from typing import Any, Literal
 
 RecipeName = Literal["reference", "fast", "best", "strided"]
 
+_THOROUGH = {  # what the long ones have in common
+    "dataset": "mnist",
+    "lstm_units": (256,),
+    "so_far": True,
+    "reorder": True,
+    "elastic": 0.3,
+    "untouched": 0.1,
+    "learning_rate": 2e-3,
+    "weight_decay": 0.1,
+    "ema": 0.999,
+    "keep": "last",
+    "balance": 0.25,
+    "validation_sequences": 4000,
+}
+
 RECIPES: dict[str, dict[str, Any]] = {
     "reference": {"dataset": "mnist"},
     "fast": {
@@ -28,46 +43,24 @@ RECIPES: dict[str, dict[str, Any]] = {
         "balance": 0.25,
     },
     "best": {
-        "dataset": "mnist",
+        **_THOROUGH,
         "encoder": "paired_cnn",
         "encoder_filters": (32, 64, 128),
-        "lstm_units": (256,),
-        "so_far": True,
-        "reorder": True,
         "regroup": 4,
         "distortion": 1.0,
-        "elastic": 0.3,
-        "untouched": 0.1,
         "batch_size": 48,
         "steps_per_epoch": 900,
         "epochs": 10,
-        "learning_rate": 2e-3,
-        "weight_decay": 0.1,
         "dropout": 0.4,
-        "ema": 0.999,
-        "keep": "last",
-        "balance": 0.25,
-        "validation_sequences": 4000,
     },
     "strided": {
-        "dataset": "mnist",
+        **_THOROUGH,
         "encoder": "strided_cnn",
-        "lstm_units": (256,),
-        "so_far": True,
-        "reorder": True,
         "distortion": 1.2,
-        "elastic": 0.3,
-        "untouched": 0.1,
         "batch_size": 128,
         "steps_per_epoch": 500,
         "epochs": 12,
-        "learning_rate": 2e-3,
-        "weight_decay": 0.1,
         "dropout": 0.35,
-        "ema": 0.999,
-        "keep": "last",
-        "balance": 0.25,
-        "validation_sequences": 4000,
     },
 }
 """The recipes by name.

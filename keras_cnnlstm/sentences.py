@@ -13,7 +13,8 @@ from types import ModuleType
 import numpy as np
 
 from keras_cnnlstm.arguments import as_array, check_whole, told
-from keras_cnnlstm.tasks import Array, Classes, Digits, Label, Trend
+from keras_cnnlstm.task_arguments import Array
+from keras_cnnlstm.tasks import Classes, Digits, Label, Trend
 from keras_cnnlstm.vocabulary import LONGEST, START, Vocabulary, split
 
 _ONES = [
