@@ -11,11 +11,11 @@ from keras import ops
 from keras_cnnlstm.arguments import check_kind
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.describer import describer
-from keras_cnnlstm.encoders import ENCODERS, fewest_pixels, strided_cnn
+from keras_cnnlstm.encoders import ENCODERS, fewest_pixels
 from keras_cnnlstm.models import MODELS
 from keras_cnnlstm.optimizers import Adam
 from keras_cnnlstm.prefixes import last_step_accuracy
-from keras_cnnlstm.pretrained import PRETRAINED, pretrained, unfreeze
+from keras_cnnlstm.pretrained import pretrained, unfreeze
 from keras_cnnlstm.readers import mean_reader
 from keras_cnnlstm.runs import load_run
 from keras_cnnlstm.scanners import read_text
@@ -227,26 +227,29 @@ def _encoder(config, image_shape):
     """The encoder that the options say, for images `(H, W, C)`."""
     if config.readers:
         return _readers(config.readers, image_shape)
-    if config.encoder_dropout and config.encoder != "strided_cnn":
+    small = ENCODERS.get(config.encoder)
+    drops = small is not None and "dropout" in inspect.signature(small).parameters
+    if config.encoder_dropout and not drops:
         raise ValueError(
             f"encoder_dropout: expected none with encoder {config.encoder}, which has no such "
             f"layers; received {config.encoder_dropout}. Take --encoder strided_cnn, or --dropout "
             "for what an encoder answers."
         )
-    if config.encoder in PRETRAINED:
+    if small is None:
         return _large_encoder(config, image_shape)
     options = {"filters": config.encoder_filters} if config.encoder_filters else {}
-    if config.encoder != "strided_cnn":
-        return ENCODERS[config.encoder](**options)
-    (height, width, _), fewest = image_shape, fewest_pixels(**options)
+    if drops:
+        rate = config.dropout if config.encoder_dropout is None else config.encoder_dropout
+        options["dropout"] = rate
+    encoder = small(**options)
+    (height, width, _), fewest = image_shape, fewest_pixels(encoder)
     if min(height, width) < fewest:
         raise ValueError(
-            f"encoder: expected one for images of {height}x{width} pixels; received strided_cnn, "
-            f"whose stages need {fewest} on each side. Give larger images or fewer "
+            f"encoder: expected one for images of {height}x{width} pixels; received "
+            f"{config.encoder}, which needs {fewest} on each side. Give larger images or fewer "
             "--encoder-filters, or take another encoder."
         )
-    share = config.dropout if config.encoder_dropout is None else config.encoder_dropout
-    return strided_cnn(**options, dropout=share)
+    return encoder
 
 
 def _readers(paths, image_shape):

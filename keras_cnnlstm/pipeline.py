@@ -3,6 +3,10 @@
 Batch `i` is a pure function of `(seed, i)`: stateless random numbers, drawn for the whole
 batch at once, choose digits and images, and the images are gathered from one uint8 tensor. So
 any batch can be made without the ones before it, and a run resumes by starting elsewhere.
+
+Small batches are made several at a time, since the start of each operation costs more than what it
+does to them: batches `i` to `i + K - 1` are the rows of one, whose random numbers are drawn batch
+by batch.
 """
 
 import math
@@ -18,6 +22,7 @@ from keras_cnnlstm.sentences import Description, shifted
 from keras_cnnlstm.tasks import Digits, Label, Text, Trend
 
 _BLOCK = 1000  # images to distort at a time
+_TOGETHER, _BYTES = 8, 16 * 2**20  # batches to make at a time, and bytes of their frames, at most
 _BALANCE = 0.5  # of trends in training: the rare ones need more examples than nature gives
 
 
@@ -99,23 +104,20 @@ def digit_sequences(
     rows = rows or slice(0, batch_size)
     distort = _distorting(seed, augment, elastic, untouched)
 
-    def batch(step):
-        uniforms = _uniforms(seed, 0, step, (batch_size, 2 * task.length + 2))[rows]  # (B, 2T + 2)
-        digits = task.draw(uniforms[:, : task.length + 2], balance=balance, xp=tnp)  # (B, T)
-        frames = gather(digits, uniforms[:, task.length + 2 :])  # (B, T, H, W, C)
-        frames = distort(frames, step, batch_size, rows)
+    def block(steps):
+        uniforms = _uniforms(seed, 0, steps, (batch_size, 2 * task.length + 2), rows)  # (N, 2T + 2)
+        digits = task.draw(uniforms[:, : task.length + 2], balance=balance, xp=tnp)  # (N, T)
+        frames = gather(digits, uniforms[:, task.length + 2 :])  # (N, T, H, W, C)
+        frames = distort(frames, steps, batch_size, rows)
         target = task.targets(digits, xp=tnp)
-        elements = ({"features": frames} if encoded else frames), target
-        if task.min_length < task.length:
-            lengths = _lengths(task, seed, step, batch_size)[rows]
-            elements = _padded("features" if encoded else "frames", frames, target, lengths)
-        if num_sequences is None:
-            return elements
-        # The last batch may be smaller, and of some workers empty.
-        rest = tf.maximum(num_sequences - step * batch_size - rows.start, 0)
-        return tf.nest.map_structure(lambda x: x[:rest], elements)
+        if task.min_length == task.length:
+            return ({"features": frames} if encoded else frames), target
+        lengths = _lengths(task, seed, steps, batch_size, rows)
+        return _padded("features" if encoded else "frames", frames, target, lengths)
 
-    return _batches(batch, batch_size, num_sequences, start)
+    frames = images.features if isinstance(images, EncodedImages) else images.images
+    together = _together((rows.stop - rows.start) * task.length * frames[0].nbytes)
+    return _batches(block, batch_size, rows, num_sequences, start, together)
 
 
 def digit_strips(images: LabeledImages, task: Text, **options) -> tf.data.Dataset:
@@ -196,17 +198,20 @@ def labeled_images(
     rows = rows or slice(0, batch_size)
     distort = _distorting(seed, augment, elastic, untouched)
 
-    def batch(step):
-        place = step * batch_size + tf.range(rows.start, rows.stop, dtype=tf.int64)
+    def block(steps):
+        row = tf.range(rows.start, rows.stop, dtype=tf.int64)
+        place = tf.reshape(steps[:, None] * batch_size + row, [-1])  # (N,)
         if seed is None:
-            place = place[: tf.maximum(count - place[0], 0)]
+            place = tf.minimum(place, count - 1)  # of the last batch; `_batches` cuts it
             return tf.gather(pixels, place), tf.gather(labels, place)
         place = _shuffled(place, count, seed)
-        frames = tf.gather(pixels, place)  # (B, H, W, C)
-        frames = distort(frames[:, None], step, batch_size, rows)[:, 0]
+        frames = tf.gather(pixels, place)  # (N, H, W, C)
+        frames = distort(frames[:, None], steps, batch_size, rows)[:, 0]
         return frames, tf.gather(labels, place)
 
-    return _batches(batch, batch_size, count if seed is None else None, start)
+    examples = count if seed is None else None
+    together = _together((rows.stop - rows.start) * images.images[0].nbytes)
+    return _batches(block, batch_size, rows, examples, start, together)
 
 
 def distorted_copy(
@@ -239,8 +244,8 @@ def distorted_copy(
     copies = []
     for block in range(blocks):
         frames = _constant(images.images[block * _BLOCK : (block + 1) * _BLOCK, None])
-        step = int(number) * blocks + block
-        copies.append(distort(frames, step, _BLOCK, slice(0, len(frames))).numpy()[:, 0])
+        steps = tf.constant([int(number) * blocks + block])
+        copies.append(distort(frames, steps, _BLOCK, slice(0, len(frames))).numpy()[:, 0])
     return np.concatenate(copies)
 
 
@@ -290,20 +295,47 @@ def described(data: tf.data.Dataset, task: Description) -> tf.data.Dataset:
     return data.map(element, num_parallel_calls=1)
 
 
-def _batches(batch, batch_size, num_examples, start):
-    """A dataset of `batch(step)`, as many as hold the examples."""
+def _together(size):
+    """How many batches of so many bytes are best made at a time."""
+    return min(max(_BYTES // max(size, 1), 1), _TOGETHER)
+
+
+def _batches(block, batch_size, rows, num_examples, start, together):
+    """A dataset of the batches that `block(steps (K,))` makes, row below row, for K steps.
+
+    If there is an end, the last batch is cut to the examples that are left, of some workers none.
+    """
     if num_examples is None:
-        steps = tf.data.Dataset.counter(start)
+        first = tf.data.Dataset.counter(start, together)
     else:
-        steps = tf.data.Dataset.range(start, math.ceil(num_examples / batch_size))
-    return steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(
-        tf.data.AUTOTUNE
-    )
+        together = 1  # the last batch is of another size
+        first = tf.data.Dataset.range(start, math.ceil(num_examples / batch_size))
+
+    def batches(step):
+        made = block(step + tf.range(together, dtype=tf.int64))
+        if num_examples is not None:
+            rest = tf.maximum(num_examples - step * batch_size - rows.start, 0)
+            return tf.nest.map_structure(lambda x: x[:rest], made)
+        if together == 1:
+            return made
+        return tf.nest.map_structure(
+            lambda x: tf.reshape(x, (together, rows.stop - rows.start, *x.shape[1:])), made
+        )
+
+    data = first.map(batches, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return (data.unbatch() if together > 1 else data).prefetch(tf.data.AUTOTUNE)
 
 
-def _uniforms(seed, stream, step, shape, dtype=tf.float64):
-    """Random numbers of this step; other streams of the same seed are independent."""
-    return tf.random.stateless_uniform(shape, _key(seed, stream, step), dtype=dtype)
+def _uniforms(seed, stream, steps, shape, rows, *, low=0.0, dtype=tf.float64):
+    """Random numbers from `low` to 1 of these steps (K,): of each, rows of a tensor of this shape.
+
+    Returns `(K * rows, ...)`. Other streams of the same seed are independent.
+    """
+    drawn = [
+        tf.random.stateless_uniform(shape, _key(seed, stream, step), low, 1, dtype)[rows]
+        for step in tf.unstack(steps)
+    ]
+    return drawn[0] if len(drawn) == 1 else tf.concat(drawn, axis=0)
 
 
 def _key(seed, stream, step):
@@ -323,10 +355,10 @@ def _shuffled(place, count, seed):
     return tf.raw_ops.RandomIndexShuffle(index=place % count, seed=seeds, max_index=last, rounds=16)
 
 
-def _lengths(task, seed, step, batch_size):
-    """How long each sequence is, `(B,)` int32, uniform from `min_length` to T."""
+def _lengths(task, seed, steps, batch_size, rows):
+    """How long each sequence is, `(N,)` int32, uniform from `min_length` to T."""
     choices = task.length - task.min_length + 1
-    uniforms = _uniforms(seed, 2, step, (batch_size,))
+    uniforms = _uniforms(seed, 2, steps, (batch_size,), rows)
     return task.min_length + tf.cast(uniforms * choices, tf.int32)
 
 
@@ -367,24 +399,21 @@ def _image_gatherer(images, task):
 
 
 def _distorting(seed, augment, elastic, untouched):
-    """A function that distorts each frame `(B, T, H, W, C)` of these rows of a batch by itself."""
+    """A function that distorts each frame `(N, T, H, W, C)` of these rows of batches by itself."""
 
-    def distort(frames, step, batch_size, rows):
+    def distort(frames, steps, batch_size, rows):
         time = frames.shape[1]
+        images = tf.reshape(frames, (-1, *frames.shape[2:]))
 
         def draw(stream, *shape):
-            shape = (batch_size, time, *shape)
-            count = batch_size * time
-            drawn = tf.random.stateless_uniform(
-                (count, *shape[2:]), _key(seed, stream, step), minval=-1.0
-            )
-            return tf.reshape(tf.reshape(drawn, shape)[rows], (-1, *shape[2:]))
+            whole = (batch_size, time * math.prod(shape))
+            drawn = _uniforms(seed, stream, steps, whole, rows, low=-1.0, dtype=tf.float32)
+            return tf.reshape(drawn, (-1, *shape))
 
-        images = tf.reshape(frames, (-1, *frames.shape[2:]))
         moved = redrawn(images, draw, augment=augment, elastic=elastic, untouched=untouched)
         return tf.reshape(moved, frames.shape)
 
-    return distort if augment or elastic else lambda frames, *batch: frames
+    return distort if augment or elastic else lambda frames, *steps: frames
 
 
 def _check_sequences(images, task, balance, num_sequences):

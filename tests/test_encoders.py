@@ -1,6 +1,7 @@
 """Encoders: what a frame becomes, against NumPy; that places and tones are told apart."""
 
 import re
+from functools import partial
 
 import keras
 import numpy as np
@@ -10,10 +11,13 @@ from scipy.ndimage import correlate
 from keras_cnnlstm.encoders import (
     ENCODERS,
     conv1d,
+    conv_pool,
     fewest_pixels,
     paired_cnn,
     residual_cnn,
+    small_cnn,
     strided_cnn,
+    unpadded_cnn,
 )
 
 POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
@@ -32,7 +36,7 @@ def frames(shape, batch=2):
 class TestContract:
     SIZES = {  # noqa: RUF012
         "conv_pool": 3136, "small_cnn": 576, "residual_cnn": 96, "paired_cnn": 96,
-        "strided_cnn": 128, "conv1d": 64,
+        "strided_cnn": 128, "unpadded_cnn": 128, "conv1d": 64,
     }  # fmt: skip
 
     def test_turns_frames_into_vectors(self, name):
@@ -162,14 +166,6 @@ class TestStridedCNN:
         expected = normalised(vectors, encoder.get_layer("norm"))
         np.testing.assert_allclose(numpy(encoder(x)), expected, atol=1e-5)
 
-    @pytest.mark.parametrize("filters", [(6,), (4, 6), (4, 5, 6), (4, 5, 3, 6)])
-    def test_the_fewest_pixels_are_enough_and_fewer_are_not(self, filters):
-        side = fewest_pixels(filters)
-        assert strided_cnn(filters)(frames((side, side + 3, 1))).shape == (2, 6)
-        if side > 1:
-            with pytest.raises(ValueError, match="output size"):
-                strided_cnn(filters)(frames((side + 3, side - 1, 1)))
-
     def test_drops_behind_each_stage_in_training_alone(self):
         x = frames((28, 28, 1))
         assert not any(isinstance(layer, keras.layers.Dropout) for layer in strided_cnn().layers)
@@ -191,12 +187,74 @@ class TestStridedCNN:
 
     def test_bad_arguments(self):
         for filters in ((), (0,), 3):
-            for function in (strided_cnn, fewest_pixels):
-                with pytest.raises(ValueError, match=f"{function.__name__}: `filters` must be pos"):
-                    function(filters)
+            with pytest.raises(ValueError, match="strided_cnn: `filters` must be positive"):
+                strided_cnn(filters)
         for dropout in (-0.1, 1, "0.5", None):
             with pytest.raises(ValueError, match=r"strided_cnn: `dropout` must be in .*received"):
                 strided_cnn(dropout=dropout)
+
+
+class TestUnpaddedCNN:
+    def test_equals_convolutions_of_scipy(self):
+        """After one batch in training, by which scales and averages differ from the first ones."""
+        x = frames((11, 9, 2))
+        encoder = unpadded_cnn((3, 4), kernel_size=4, units=5)
+        encoder(x, training=True)
+        maps = x.astype(float)
+        for i in (1, 2):
+            kernel = numpy(encoder.get_layer(f"conv{i}").kernel)
+            # SciPy puts the middle of four at the third, with black before and behind.
+            maps = correlated(maps, kernel)[:, 2:-1, 2:-1]
+            maps = normalised(maps, encoder.get_layer(f"norm{i}"))
+        assert maps.shape == (2, 5, 3, 4)
+        vectors = maps.reshape(2, -1) @ numpy(encoder.get_layer("dense").kernel)
+        expected = normalised(vectors, encoder.get_layer("norm"))
+        np.testing.assert_allclose(numpy(encoder(x)), expected, atol=1e-5)
+
+    def test_bad_arguments(self):
+        for bad in ({"filters": ()}, {"filters": (0,)}, {"kernel_size": 0}, {"units": 0.5}):
+            message = f"unpadded_cnn: `{next(iter(bad))}` must be positive"
+            with pytest.raises(ValueError, match=message):
+                unpadded_cnn(**bad)
+
+
+class TestFewestPixels:
+    @pytest.mark.parametrize(
+        ("encoder", "side"),
+        [
+            (conv_pool, 4),
+            (paired_cnn, 4),
+            (partial(conv_pool, (2,) * 5), 32),
+            (partial(strided_cnn, (6,)), 1),
+            (partial(strided_cnn, (4, 6)), 5),
+            (partial(strided_cnn, (4, 5, 6)), 13),
+            (partial(strided_cnn, (4, 5, 3, 6)), 29),
+            (partial(unpadded_cnn, (4, 6), 3), 5),
+            (unpadded_cnn, 21),
+        ],
+    )
+    def test_are_enough_and_fewer_are_not(self, encoder, side):
+        assert fewest_pixels(encoder()) == side
+        assert encoder()(frames((side, side + 3, 1))).shape[0] == 2
+        if side > 1:
+            with pytest.raises(ValueError, match=r"size|zero|0"):
+                encoder()(frames((side + 3, side - 1, 1)))
+
+    @pytest.mark.parametrize("encoder", [residual_cnn, small_cnn])
+    def test_of_a_model_that_has_frames_already(self, encoder):
+        built = encoder()
+        built(frames((28, 28, 1)))
+        assert fewest_pixels(built) == fewest_pixels(encoder())
+
+    def test_bad_arguments(self):
+        with pytest.raises(
+            ValueError, match=r"fewest_pixels: `encoder` must be a keras\.Sequential"
+        ):
+            fewest_pixels("strided_cnn")
+        with pytest.raises(
+            ValueError, match=r"`encoder` must take frames .* 'conv1d', which takes"
+        ):
+            fewest_pixels(conv1d())
 
 
 def lines_by_hand(weights, lines, pool_size, pooling):

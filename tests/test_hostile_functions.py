@@ -75,6 +75,11 @@ def toy_reader():
 
 
 @functools.cache
+def toy_encoder():
+    return encoders.conv_pool((2,))
+
+
+@functools.cache
 def state_dict():
     return torch_weights.to_torch(toy())
 
@@ -89,6 +94,7 @@ def toys():
     (
         toy(),
         toy_reader(),
+        toy_encoder(),
         state_dict(),
         machine(),
     )  # Keras draws random seeds, which a strategy must not
@@ -193,6 +199,7 @@ CASES = {
         lambda **options: export.export(toy(), **options), path=of("/dev/null/x", hostile=st.just("/dev/null/y")),
         format=of("saved_model", "onnx"), version=of(None, 1), class_names=of(None, ["a", "b"]),
     ),
+    "encoders.fewest_pixels": call(encoders.fewest_pixels, encoder=model_of(toy_encoder)),
     "features.split_model": call(features.split_model, model=model_of(toy)),
     "features.frames_key": call(features.frames_key, frames=like((2, 8, 8, 1), "uint8")),
     "frames.image_shape": call(frames.image_shape, path=PATHS),

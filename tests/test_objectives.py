@@ -105,7 +105,7 @@ def test_a_strided_cnn_drops_what_the_model_drops_and_wants_room_for_its_stages(
         layer = {layer.name: layer for layer in model.layers}.get("conv2_dropout")
         assert (layer and layer.layer.rate) == rate
         assert model.get_layer("dropout1").rate == 0.25
-    message = "encoder: .* images of 40x12 pixels; received strided_cnn, .* need 13 on each side"
+    message = "encoder: .* images of 40x12 pixels; received strided_cnn, .* needs 13 on each side"
     with pytest.raises(ValueError, match=message):
         build_model(TrainConfig(encoder="strided_cnn"), Trend(4), (40, 12, 1))
 

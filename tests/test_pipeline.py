@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy.stats import binomtest, chisquare
 
 from keras_cnnlstm import pipeline
@@ -83,6 +84,35 @@ def test_a_batch_depends_on_seed_and_step_alone(coded_images, augment):
     assert (frames[8:16] != frames[:8]).any()
 
 
+@pytest.mark.parametrize("task", [TASK, Digits(5, min_length=2), Label()])
+@pytest.mark.parametrize("rows", [None, slice(2, 5)])
+@pytest.mark.parametrize("start", [0, 3])
+def test_batches_made_together_are_those_made_one_by_one(
+    coded_images, monkeypatch, task, rows, start
+):
+    def parts(together, size=2**20):
+        monkeypatch.setattr(pipeline, "_TOGETHER", together)
+        monkeypatch.setattr(pipeline, "_BYTES", size)
+        options = {"augment": 0.7, "elastic": 0.5, "untouched": 0.3, "rows": rows, "start": start}
+        data = batches(coded_images, task, batch_size=7, seed=2, **options).take(9)
+        return [tf.nest.flatten(element) for element in data.as_numpy_iterator()]
+
+    alone = parts(1)
+    for together in (parts(4), parts(4, size=1), parts(3, size=2 * 7 * task.length * 30)):
+        for some, others in zip(alone, together, strict=True):
+            for x, y in zip(some, others, strict=True):
+                np.testing.assert_array_equal(x, y)
+
+
+def test_only_small_batches_are_made_together(coded_images, monkeypatch):
+    """Of 10 sequences of 4 frames of 30 bytes: as many as fit, and one at least."""
+    for size, together in ((1199, 1), (2400, 2), (3599, 2), (2**20, 8)):
+        monkeypatch.setattr(pipeline, "_BYTES", size)
+        data = digit_sequences(coded_images, TASK, batch_size=10, seed=0)
+        made = next(iter(whole_map(data)))[0]
+        assert made.shape == ((together, 10, 4, 6, 5, 1) if together > 1 else (10, 4, 6, 5, 1))
+
+
 @pytest.mark.parametrize(
     ("num_sequences", "sizes"), [(130, [64, 64, 2]), (128, [64, 64]), (5, [5])]
 )
@@ -118,9 +148,14 @@ def test_the_table_of_a_long_task_is_in_the_graph_once(coded_images):
 
 
 def graph_bytes(data):
-    while not data._functions():  # down from prefetch to the map
+    return whole_map(data)._functions()[0].function.graph.as_graph_def().ByteSize()
+
+
+def whole_map(data):
+    """Down from what takes its elements apart and prefetches them to the map that makes them."""
+    while not data._functions():
         data = data._input_dataset
-    return data._functions()[0].function.graph.as_graph_def().ByteSize()
+    return data
 
 
 class TestStepByStep:
