@@ -210,6 +210,11 @@ def rescaled(frames: keras.KerasTensor, low: float = 0.0, high: float = 1.0) -> 
     return layers.Rescaling((high - low) / 255, low, dtype="float32", name="rescale")(frames)
 
 
+def some_dropped(features: keras.KerasTensor, dropout: float) -> keras.KerasTensor:
+    """What an encoder says, of which this share is dropped in training; a layer only if it is."""
+    return layers.Dropout(dropout, name="features_dropout")(features) if dropout else features
+
+
 def dense_stack(
     x: keras.KerasTensor, units: Sequence[int], dropout: float, *, option: str = "units"
 ) -> keras.KerasTensor:

@@ -21,6 +21,7 @@ from keras_cnnlstm.blocks import (
     checked_units,
     frames_input,
     lstm_stack,
+    some_dropped,
     state_names,
 )
 from keras_cnnlstm.framewise import encoded, frame_encoder, sequence_input
@@ -85,8 +86,7 @@ def describer(
     check_dropout("describer", dropout)
     encoder = frame_encoder(encoder)
     inputs, x, mask = _read_frames(input_shape, encoder, lengths)
-    if dropout:
-        x = layers.Dropout(dropout, name="features_dropout")(x)
+    x = some_dropped(x, dropout)
     x, states = lstm_stack(
         x,
         lstm_units,

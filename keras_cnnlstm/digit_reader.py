@@ -12,10 +12,9 @@ from types import ModuleType
 
 import keras
 import numpy as np
-from keras import layers
 
 from keras_cnnlstm.arguments import as_numbers, check_kind, check_model, check_whole, told
-from keras_cnnlstm.blocks import answer, dense_stack, rescaled
+from keras_cnnlstm.blocks import answer, dense_stack, rescaled, some_dropped
 from keras_cnnlstm.digits import LabeledImages, check_images
 from keras_cnnlstm.encoders import small_cnn
 from keras_cnnlstm.optimizers import Adam
@@ -74,7 +73,7 @@ def train_reader(
 def _reader(image_shape, num_digits):
     frames = keras.Input(image_shape, dtype="uint8", name="frames")
     x = small_cnn()(rescaled(frames))  # (N, features)
-    x = layers.Dropout(0.2, name="features_dropout")(x)
+    x = some_dropped(x, 0.2)
     x = dense_stack(x, (128,), 0.3)
     return keras.Model(frames, answer(x, num_digits), name="digit_reader")
 

@@ -23,6 +23,7 @@ from keras_cnnlstm.blocks import (
     frames_input,
     lstm_stack,
     rescaled,
+    some_dropped,
     state_inputs,
 )
 from keras_cnnlstm.framewise import encoded, floats, frame_encoder, sequence_input
@@ -120,8 +121,7 @@ def cnn_lstm(
         inputs["lengths"] = keras.Input((), batch_size, dtype="int32", name="lengths")
         mask = LengthMask(name="mask")(inputs["lengths"], frames)  # (B, T)
     x = encoded(frames, encoder, wrap, mask)  # (B, T, features)
-    if dropout:
-        x = layers.Dropout(dropout, name="features_dropout")(x)
+    x = some_dropped(x, dropout)
     before = None
     if initial_state:
         before = state_inputs(lstm_units, bidirectional=bidirectional, batch_size=batch_size)
@@ -184,8 +184,7 @@ def bag_of_frames(
         inputs["lengths"] = keras.Input((), dtype="int32", name="lengths")
         mask = LengthMask(name="mask")(inputs["lengths"], frames)  # (B, T)
     x = encoded(frames, encoder, "layer", mask)  # (B, T, features)
-    if dropout:
-        x = layers.Dropout(dropout, name="features_dropout")(x)
+    x = some_dropped(x, dropout)
     check_weights("bag_of_frames", "num_classes", x.shape[-1], num_classes)
     x = layers.Dense(int(num_classes), "softmax", dtype="float32", name="each_frame")(x)
     x = layers.GlobalAveragePooling1D(dtype="float32", name="probabilities")(x, mask=mask)
@@ -296,8 +295,7 @@ def image_cnn(
     check_dropout("image_cnn", dropout)
     frames = frames_input("image_cnn", input_shape, "HWC")
     x = frame_encoder(encoder)(rescaled(frames))  # (B, features)
-    if dropout:
-        x = layers.Dropout(dropout, name="features_dropout")(x)
+    x = some_dropped(x, dropout)
     return keras.Model(frames, answer(x, num_classes), name=name)
 
 

@@ -333,7 +333,7 @@ INNER = {
     ],
     "are parts of models, whose builders check": [
         "blocks.answer", "blocks.check_weights", "blocks.dense_stack", "blocks.frames_input",
-        "blocks.rescaled", "blocks.reset_states", "blocks.state_inputs", "blocks.state_names",
+        "blocks.rescaled", "blocks.reset_states", "blocks.some_dropped", "blocks.state_inputs", "blocks.state_names",
         "framewise.encoded", "framewise.floats", "framewise.frame_encoder",
         "framewise.sequence_input",
     ],
