@@ -30,7 +30,6 @@ Encoder = Literal[
     "residual_cnn",
     "paired_cnn",
     "strided_cnn",
-    "unpadded_cnn",
     "vgg16",
     "resnet50",
     "mobilenet_v3_small",
@@ -98,14 +97,13 @@ class ModelConfig:
     encoder: Encoder = "conv_pool"
     """The CNN that turns a frame into a vector (cnn_lstm, bag_of_frames, channel_cnn, image_cnn and
     describer): the reference, conv_pool; small_cnn of half its arithmetic; with BatchNorm
-    residual_cnn, the fastest of them, paired_cnn, strided_cnn (frames of 13 pixels or more), and
-    unpadded_cnn (21), which takes the most arithmetic; or a large one that was trained on ImageNet
-    (32 pixels or more)."""
+    residual_cnn, the fastest of them, paired_cnn, and strided_cnn, which reads digits best (frames
+    of 13 pixels or more); or a large one that was trained on ImageNet (32 pixels or more)."""
 
     encoder_filters: tuple[int, ...] | None = None
     """Output channels of each stage of a small encoder, first to last; by default the encoder's own
     (32 64 conv_pool, 16 32 64 small_cnn, 32 64 96 residual_cnn, 24 48 96 paired_cnn,
-    32 64 128 strided_cnn, 32 64 96 128 160 unpadded_cnn)."""
+    32 64 128 strided_cnn)."""
 
     encoder_weights: str = "imagenet"
     """Weights of a large encoder: "imagenet", which are downloaded once, a file of them, or "none"

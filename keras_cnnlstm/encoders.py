@@ -186,41 +186,13 @@ def strided_cnn(filters: Sequence[int] = (32, 64, 128), dropout: float = 0.0) ->
             ]
         if dropout:
             stack.append(layers.Dropout(dropout, name=f"conv{i}_dropout"))
-    return keras.Sequential([*stack, *_dense(units)], name="strided_cnn")
-
-
-def unpadded_cnn(
-    filters: Sequence[int] = (32, 64, 96, 128, 160), kernel_size: int = 5, *, units: int = 128
-) -> keras.Sequential:
-    """Wide convolutions without padding, that alone make the image smaller; sees places.
-
-    For each entry of `filters` Conv-BatchNorm-ReLU without padding or stride, then Flatten and
-    Dense-BatchNorm-ReLU: the network M5 of An et al., "An Ensemble of Simple Convolutional Neural
-    Network Models for MNIST Digit Recognition", arXiv:2008.10400, section 2, with a hidden layer
-    in place of its last one. Of the encoders here it takes the most arithmetic, four times that of
-    a `paired_cnn`, nearly all of it in matrix products: for GPUs and CPUs with AMX.
-
-    Args:
-        filters: output channels of each convolution.
-        kernel_size: side of the convolutions in pixels; each takes one less from each side.
-        units: of the last layer.
-
-    Returns:
-        An unbuilt `keras.Sequential`; frames of (28, 28, 1) become vectors of 128 numbers. They
-        must have `fewest_pixels` on each side.
-
-    Raises:
-        ValueError: if an argument is out of range.
-    """
-    _check_sizes("unpadded_cnn", filters, kernel_size=kernel_size, units=units)
-    stack: list[keras.Layer] = []
-    for i, channels in enumerate(filters, start=1):
-        stack += [
-            _conv(channels, kernel_size, padding="valid", name=f"conv{i}"),
-            BatchNormalization(name=f"norm{i}"),
-            layers.ReLU(name=f"relu{i}"),
-        ]
-    return keras.Sequential([*stack, *_dense(units)], name="unpadded_cnn")
+    stack += [
+        layers.Flatten(name="flatten"),
+        layers.Dense(units, use_bias=False, kernel_initializer="he_normal", name="dense"),
+        BatchNormalization(name="norm"),
+        layers.ReLU(name="relu"),
+    ]
+    return keras.Sequential(stack, name="strided_cnn")
 
 
 def fewest_pixels(encoder: keras.Sequential) -> int:
@@ -234,8 +206,8 @@ def fewest_pixels(encoder: keras.Sequential) -> int:
 
     Example:
 
-    >>> [fewest_pixels(encoder()) for encoder in (conv_pool, strided_cnn, unpadded_cnn)]
-    [4, 13, 21]
+    >>> [fewest_pixels(encoder()) for encoder in (residual_cnn, conv_pool, strided_cnn)]
+    [2, 4, 13]
     """
     check_kind("fewest_pixels: `encoder`", encoder, keras.Sequential, "a keras.Sequential")
     for side in range(1, 1025):
@@ -317,7 +289,6 @@ ENCODERS: dict[str, Callable[..., keras.Layer]] = {
     "residual_cnn": residual_cnn,
     "paired_cnn": paired_cnn,
     "strided_cnn": strided_cnn,
-    "unpadded_cnn": unpadded_cnn,
     "conv1d": conv1d,
 }
 """Encoders by name, as `cnn_lstm(encoder=...)` takes them, and `--encoder` those of images."""
@@ -334,16 +305,6 @@ def _conv(filters, size, *, name, strides=1, padding="same"):
         kernel_initializer="he_normal",
         name=name,
     )
-
-
-def _dense(units):
-    """What follows the last maps where a vector is to tell the places of things."""
-    return [
-        layers.Flatten(name="flatten"),
-        layers.Dense(units, use_bias=False, kernel_initializer="he_normal", name="dense"),
-        BatchNormalization(name="norm"),
-        layers.ReLU(name="relu"),
-    ]
 
 
 def _positive(sizes) -> bool:

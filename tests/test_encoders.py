@@ -17,7 +17,6 @@ from keras_cnnlstm.encoders import (
     residual_cnn,
     small_cnn,
     strided_cnn,
-    unpadded_cnn,
 )
 
 POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
@@ -36,7 +35,7 @@ def frames(shape, batch=2):
 class TestContract:
     SIZES = {  # noqa: RUF012
         "conv_pool": 3136, "small_cnn": 576, "residual_cnn": 96, "paired_cnn": 96,
-        "strided_cnn": 128, "unpadded_cnn": 128, "conv1d": 64,
+        "strided_cnn": 128, "conv1d": 64,
     }  # fmt: skip
 
     def test_turns_frames_into_vectors(self, name):
@@ -194,30 +193,6 @@ class TestStridedCNN:
                 strided_cnn(dropout=dropout)
 
 
-class TestUnpaddedCNN:
-    def test_equals_convolutions_of_scipy(self):
-        """After one batch in training, by which scales and averages differ from the first ones."""
-        x = frames((11, 9, 2))
-        encoder = unpadded_cnn((3, 4), kernel_size=4, units=5)
-        encoder(x, training=True)
-        maps = x.astype(float)
-        for i in (1, 2):
-            kernel = numpy(encoder.get_layer(f"conv{i}").kernel)
-            # SciPy puts the middle of four at the third, with black before and behind.
-            maps = correlated(maps, kernel)[:, 2:-1, 2:-1]
-            maps = normalised(maps, encoder.get_layer(f"norm{i}"))
-        assert maps.shape == (2, 5, 3, 4)
-        vectors = maps.reshape(2, -1) @ numpy(encoder.get_layer("dense").kernel)
-        expected = normalised(vectors, encoder.get_layer("norm"))
-        np.testing.assert_allclose(numpy(encoder(x)), expected, atol=1e-5)
-
-    def test_bad_arguments(self):
-        for bad in ({"filters": ()}, {"filters": (0,)}, {"kernel_size": 0}, {"units": 0.5}):
-            message = f"unpadded_cnn: `{next(iter(bad))}` must be positive"
-            with pytest.raises(ValueError, match=message):
-                unpadded_cnn(**bad)
-
-
 class TestFewestPixels:
     @pytest.mark.parametrize(
         ("encoder", "side"),
@@ -229,8 +204,6 @@ class TestFewestPixels:
             (partial(strided_cnn, (4, 6)), 5),
             (partial(strided_cnn, (4, 5, 6)), 13),
             (partial(strided_cnn, (4, 5, 3, 6)), 29),
-            (partial(unpadded_cnn, (4, 6), 3), 5),
-            (unpadded_cnn, 21),
         ],
     )
     def test_are_enough_and_fewer_are_not(self, encoder, side):

@@ -265,9 +265,6 @@ CASES = {
     "encoders.residual_cnn": call(encoders.residual_cnn, filters=of((2,), (2, 3))),
     "encoders.paired_cnn": call(encoders.paired_cnn, filters=of((2,), (2, 3))),
     "encoders.strided_cnn": call(encoders.strided_cnn, filters=of((2,), (2, 3)), dropout=of(0.0, 0.5)),
-    "encoders.unpadded_cnn": call(
-        encoders.unpadded_cnn, filters=of((2,), (2, 3)), kernel_size=of(3), units=of(4)
-    ),
     "encoders.conv1d": call(
         encoders.conv1d, filters=of((2,), (2, 3)), kernel_size=of(3), pool_size=of(2),
         pooling=of("max", "flatten"),

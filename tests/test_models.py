@@ -19,7 +19,6 @@ from keras_cnnlstm.encoders import (
     conv_pool,
     residual_cnn,
     strided_cnn,
-    unpadded_cnn,
 )
 from keras_cnnlstm.layers import TimeDistributed
 from keras_cnnlstm.models import MODELS, channel_cnn, cnn_lstm, flat_mlp
@@ -487,7 +486,7 @@ class TestNormalisation:
     """Batch normalisation inside of a `cnn_lstm` with lengths counts no frame of padding."""
 
     LENGTHS = np.array([4, 1, 2, 3], "int32")
-    NORMS = {residual_cnn: 5, strided_cnn: 4, unpadded_cnn: 3}  # noqa: RUF012
+    NORMS = {residual_cnn: 5, strided_cnn: 4}  # noqa: RUF012
 
     @pytest.fixture(params=NORMS, ids=lambda encoder: encoder.__name__)
     def each_encoder(self, request):
