@@ -225,9 +225,7 @@ def _takes(encoder, side):
     try:
         for layer in encoder.layers:
             shape = layer.compute_output_shape(shape)
-            if 0 in shape:
-                return False
-    except ValueError:  # Keras says so if less than nothing is left
+    except ValueError:  # so Keras says that nothing is
         return False
     return True
 
