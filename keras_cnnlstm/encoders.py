@@ -5,6 +5,7 @@ frames that are lines, `(B, L, C)`, as they are. They know nothing of time: `mod
 each frame of a sequence.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -202,7 +203,7 @@ def fewest_pixels(encoder: keras.Sequential) -> int:
         encoder: as the functions here give it, built or not.
 
     Raises:
-        ValueError: if it is none, or takes no frames of one channel up to 1,024 pixels wide.
+        ValueError: if it is none, or takes no frames of one channel up to 65,536 pixels wide.
 
     Example:
 
@@ -210,13 +211,14 @@ def fewest_pixels(encoder: keras.Sequential) -> int:
     [2, 4, 13]
     """
     check_kind("fewest_pixels: `encoder`", encoder, keras.Sequential, "a keras.Sequential")
-    for side in range(1, 1025):
-        if _takes(encoder, side):
-            return side
-    raise ValueError(
-        "fewest_pixels: `encoder` must take frames (B, H, W, 1) of up to 1,024 pixels; received "
-        f"{told(encoder.name)}, which takes none."
-    )
+    sides = range(1, _MOST + 1)
+    fewer = bisect_left(sides, True, key=lambda side: _takes(encoder, side))
+    if fewer == len(sides):
+        raise ValueError(
+            f"fewest_pixels: `encoder` must take frames (B, H, W, 1) of up to {_MOST:,} pixels; "
+            f"received {told(encoder.name)}, which takes none."
+        )
+    return sides[fewer]
 
 
 def _takes(encoder, side):

@@ -99,7 +99,8 @@ def digit_sequences(
             "digit_sequences: `augment` and `elastic` must be 0 for EncodedImages; received "
             f"{told(augment)} and {told(elastic)}. Distort the images before they are encoded."
         )
-    gather = _image_gatherer(images, task)
+    given = images.features if isinstance(images, EncodedImages) else images.images
+    gather = _image_gatherer(given, images.labels, task.num_digits)
 
     rows = rows or slice(0, batch_size)
     distort = _distorting(seed, augment, elastic, untouched)
@@ -115,8 +116,7 @@ def digit_sequences(
         lengths = _lengths(task, seed, steps, batch_size, rows)
         return _padded("features" if encoded else "frames", frames, target, lengths)
 
-    frames = images.features if isinstance(images, EncodedImages) else images.images
-    together = _together((rows.stop - rows.start) * task.length * frames[0].nbytes)
+    together = _together((rows.stop - rows.start) * task.length * given[0].nbytes)
     return _batches(block, batch_size, rows, num_sequences, start, together)
 
 
@@ -335,7 +335,7 @@ def _uniforms(seed, stream, steps, shape, rows, *, low=0.0, dtype=tf.float64):
         tf.random.stateless_uniform(shape, _key(seed, stream, step), low, 1, dtype)[rows]
         for step in tf.unstack(steps)
     ]
-    return drawn[0] if len(drawn) == 1 else tf.concat(drawn, axis=0)
+    return tf.concat(drawn, axis=0)
 
 
 def _key(seed, stream, step):
@@ -379,15 +379,14 @@ def _constant(array):
         return tf.constant(array)
 
 
-def _image_gatherer(images, task):
+def _image_gatherer(given, labels, num_digits):
     """A function from digits and uniform numbers, both `(B, T)`, to frames `(B, T, H, W, C)`.
 
     Of encoded images to features `(B, T, F)`.
     """
-    order = np.argsort(images.labels, kind="stable")
-    count = np.bincount(images.labels, minlength=task.num_digits)[: task.num_digits]
+    order = np.argsort(labels, kind="stable")
+    count = np.bincount(labels, minlength=num_digits)[:num_digits]
     first = np.cumsum(count) - count
-    given = images.features if isinstance(images, EncodedImages) else images.images
     pixels = _constant(given[order])
 
     def gather(digits, uniforms):

@@ -13,13 +13,7 @@ from keras import layers
 from scipy.signal import correlate2d
 
 from keras_cnnlstm.blocks import reset_states, state_names
-from keras_cnnlstm.encoders import (
-    ENCODERS,
-    conv1d,
-    conv_pool,
-    residual_cnn,
-    strided_cnn,
-)
+from keras_cnnlstm.encoders import ENCODERS, conv1d, conv_pool, residual_cnn, strided_cnn
 from keras_cnnlstm.layers import TimeDistributed
 from keras_cnnlstm.models import MODELS, channel_cnn, cnn_lstm, flat_mlp
 from keras_cnnlstm.scanners import read_text
