@@ -117,18 +117,29 @@ def _train(command):
     if not run.metrics:
         print(f"\nthis worker is done; the chief writes {run.path}")
         return
-    facts = run.metrics["training"]
-    print(
-        f"\ntrained on {facts['sequences']:,} sequences in {facts['seconds']:.0f} s "
-        f"({facts['sequences_per_second']:,.0f} a second); best epoch {facts['best_epoch']}, "
-        f"kept epoch {facts['kept_epoch']}"
-    )
+    _print_training(run.metrics["training"])
     _print_scores(run.metrics["test"], summary)
     print(
         f"\nwritten to {run.path}\n"
         f"try: keras-cnnlstm predict {run.path} {run.path / 'example'}/*.png\n"
         f"look: keras-cnnlstm report {run.path}"
     )
+
+
+def _print_training(facts):
+    print(
+        f"\ntrained on {facts['sequences']:,} sequences in {facts['seconds']:.0f} s "
+        f"({facts['sequences_per_second']:,.0f} a second)",
+        end="",
+    )
+    if "members" not in facts:
+        print(f"; best epoch {facts['best_epoch']}, kept epoch {facts['kept_epoch']}")
+        return
+    print(", all members together; by itself each")
+    for member in facts["members"]:
+        error = f"accuracy {member['accuracy']:.2%}" if "accuracy" in member else ""
+        told = error or f"root-mean-square error {member['rmse']:.3f}"
+        print(f"  {member['run']}  {told}, {member['encoder']}, {member['seconds']:.0f} s")
 
 
 def _options_to_resume(run, given):
@@ -167,8 +178,9 @@ def _evaluate(command):
 
 def _averaged(run, command):
     """The run with the model that averages over the ensemble, and over so many views."""
+    from keras_cnnlstm.ensembles import average_models
     from keras_cnnlstm.runs import load_run
-    from keras_cnnlstm.views import average_models, average_views
+    from keras_cnnlstm.views import average_views
 
     if command.ensemble:
         others = [load_run(path) for path in command.ensemble]

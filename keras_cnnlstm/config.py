@@ -51,6 +51,7 @@ _TASKS = {
 
 _LENGTHS = {"running_sum": 8, "label": 1, "clip": 16}  # of the longest sequence, where not 4
 _SHORTEST = {"running_sum": 1, "clip": 1}  # sequence, where it is not as long as the longest
+_WITH_ENCODER = ("cnn_lstm", "bag_of_frames", "channel_cnn", "image_cnn")
 _OF_CLIPS = ("image_size", "channels", "groups", "skip_broken", "flip", "invert", "stride")
 
 
@@ -365,6 +366,14 @@ class TrainConfig(ModelConfig):
     """Devices; "auto" mirrors the model on all GPUs of this machine, and trains with other machines
     where $TF_CONFIG names them ("multi-worker")."""
 
+    members: int = 1
+    """Models to train, one after the other, each with the next seed, whose mean answer is the
+    run's: an ensemble, better than each of them. Each is a run of its own, in RUN/members."""
+
+    member_encoders: tuple[Encoder, ...] | None = None
+    """Encoders that the members take in turn, since networks that differ err on different
+    sequences; by default all have the one of --encoder."""
+
     seed: int = 0
     """Of weights, data and dropout, 0 to 2**31 - 1. Same seed and machine type, same numbers."""
 
@@ -412,6 +421,7 @@ class TrainConfig(ModelConfig):
             raise ValueError("reorder: expected off without so_far (--so-far); received True.")
         if self.readers is not None:
             self._check_readers()
+        self._check_members()
         if self.regroup > 1 and not self.so_far:
             raise ValueError(
                 f"regroup: expected 1 without so_far (--so-far); received {self.regroup}."
@@ -449,6 +459,34 @@ class TrainConfig(ModelConfig):
                     f"{name}: expected its default with readers, which take the encoder's place; "
                     f"received {getattr(self, name)!r}."
                 )
+
+    def _check_members(self):
+        if self.members > 1 and self._describes:
+            raise ValueError(
+                "members: expected 1 with model describer, which says a sentence word by word; "
+                f"received {self.members}."
+            )
+        if self.seed + self.members > 2**31:
+            raise ValueError(
+                f"seed: expected {2**31 - self.members} at most, since each of {self.members} "
+                f"members takes the next one; received {self.seed}."
+            )
+        if self.member_encoders is None:
+            return
+        object.__setattr__(self, "member_encoders", tuple(self.member_encoders))
+        if not 1 <= len(self.member_encoders) <= self.members or self.members == 1:
+            raise ValueError(
+                "member_encoders: expected one or more encoders, and as many members at least "
+                f"(--members), two or more; received {len(self.member_encoders)} for "
+                f"{self.members}."
+            )
+        if self.readers or self.model not in _WITH_ENCODER:
+            raise ValueError(
+                f"member_encoders: expected none but with model {', '.join(_WITH_ENCODER)}, and "
+                f"without readers, which take the encoder's place; received "
+                f"{', '.join(self.member_encoders)} with model {self.model}, readers "
+                f"{self.readers}."
+            )
 
     def to_json(self) -> str:
         """The options as a JSON object, defaults filled in."""
@@ -520,6 +558,7 @@ _RANGES = (
     ("checkpoint_steps", 1, 1e9),
     ("cached_copies", 1, 1000),
     ("regroup", 1, 1000),
+    ("members", 1, 100),
     ("scan_size", 1, 10_000),
     ("dropout", 0, 0.999),
     ("encoder_dropout", 0, 0.999),

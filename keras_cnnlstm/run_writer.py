@@ -40,6 +40,8 @@ class RunWriter(keras.callbacks.Callback):
         class_names: names of the classes, in the order of their indices.
         anywhere: whether a flag is set on any of the workers that train together, each of which
             asks at the same batches.
+        resumed_as: what a stopped training is told to go on with; by default this run. Of a member
+            it is the ensemble.
 
     Attributes:
         step: batches trained.
@@ -60,6 +62,7 @@ class RunWriter(keras.callbacks.Callback):
         *,
         class_names: Sequence[str] = (),
         anywhere: Callable[[bool], bool] | None = None,
+        resumed_as: Path | None = None,
     ):
         super().__init__()
         self.path = path
@@ -80,6 +83,7 @@ class RunWriter(keras.callbacks.Callback):
             self.seconds = checkpoint.facts["seconds"]
         self.told_to_stop = self._stopping = False
         self._anywhere = anywhere
+        self._resumed_as = resumed_as or path
 
     @property
     def best_epoch(self) -> int | None:
@@ -190,7 +194,7 @@ class RunWriter(keras.callbacks.Callback):
         if self._stopping:
             raise TrainingStopped(
                 f"stopped after batch {self.step:,} of {self.config.num_steps:,}; go on with: "
-                f"keras-cnnlstm train --resume {self.path}"
+                f"keras-cnnlstm train --resume {self._resumed_as}"
             )
 
 

@@ -19,6 +19,7 @@
     RUN/split.csv            which clip is for training, validation and test (clips)
     RUN/left_out.txt         clips that could not be read, with the reason (clips, if there are any)
     RUN/leaks.txt            frames that two parts of the split share (clips, if there are any)
+    RUN/members/1 ...        of an ensemble each member, a run of its own, which has the history
 
 Each file is written under a temporary name and then renamed, so none is ever half there.
 """
@@ -33,7 +34,8 @@ from typing import Any
 import keras
 
 import keras_cnnlstm.cnn_layers
-import keras_cnnlstm.layers  # noqa: F401 - both register what saved models are made of
+import keras_cnnlstm.ensembles
+import keras_cnnlstm.layers  # noqa: F401 - all register what saved models are made of
 from keras_cnnlstm.arguments import as_path, told
 from keras_cnnlstm.calibration import Calibration, scale_temperature
 from keras_cnnlstm.config import TrainConfig

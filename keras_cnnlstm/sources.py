@@ -241,7 +241,8 @@ class ClipSource:
                 for shared in shared_frames(self.split, progress=progress_line())
             ]
         else:
-            broken = _left_out(run)
+            self.left_out = _left_out(run)
+            broken = {line.split(": ", 1)[0] for line in self.left_out}
             clips = [clip for clip in find_clips(config.data) if clip.name not in broken]
             self.split = read_split(run / "split.csv", clips)
             names = {} if config.task == "sentence" else dict.fromkeys(read_classes(run))
@@ -364,10 +365,9 @@ def _spread(clips, count):
 
 
 def _left_out(run):
-    """Names of the clips that the run was trained without, as they could not be read."""
+    """The clips that the run was trained without, as they could not be read, with the reason."""
     path = run / _LISTS["left out"]
-    lines = read_text(path).splitlines() if path.exists() else []
-    return {line.split(": ", 1)[0] for line in lines}
+    return read_text(path).splitlines() if path.exists() else []
 
 
 def _clip_batches(config, task, clips, **options):

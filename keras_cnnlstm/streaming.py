@@ -37,19 +37,24 @@ def step_model(model: keras.Model) -> keras.Model:
 
     Args:
         model: a model from `frames (B, T, H, W, C)`, T fixed or not, whose layers form a chain
-            with one LSTM or more, none of which needs the future: `models.cnn_lstm` and its like.
-            A second input `lengths` falls away, since every frame of a stream counts.
+            with one LSTM or more, none of which needs the future: `models.cnn_lstm` and its like;
+            or the mean of such models, as `ensembles.average_models` makes it. A second input
+            `lengths` falls away, since every frame of a stream counts.
 
     Returns:
         A model from the dict `{"frame": (B, H, W, C) uint8, "lstm1_h": (B, units) float32,
         "lstm1_c": (B, units) float32, "lstm2_h": ...}`, a pair for each LSTM under its name, to
         the dict `{"probabilities": (B, num_classes) float32, "lstm1_h": ...}`: the answer under
         the name of the model's last layer, and the next states. A stream begins with zeros.
-        States are float32 under every precision policy.
+        States are float32 under every precision policy. Those of several models bear the members'
+        names too: `member1_lstm1_h`, ...
 
     Raises:
         ValueError: if the model cannot be streamed; the message says which layer and why.
     """
+    members, tail = _members_of(model)
+    if members:
+        return _mean_step(model, members, tail)
     chain = chain_of(model)
     whole = _frames_of(model)
     frame = keras.Input(whole.shape[2:], dtype=whole.dtype, name="frame")
@@ -68,6 +73,29 @@ def step_model(model: keras.Model) -> keras.Model:
     if not states:
         raise _refusal(model, "has no LSTM, hence no state to carry", "Stream a cnn_lstm.")
     return keras.Model(inputs, {chain[-1].name: x, **states}, name=f"{model.name}_step")
+
+
+def _mean_step(model, members, tail):
+    """The step of several models' mean: theirs side by side, and the layers that average them."""
+    steps = [step_model(member) for member in members]
+    whole = steps[0].input["frame"]
+    frame = keras.Input(whole.shape[1:], dtype=whole.dtype, name="frame")
+    inputs, states, answers = {"frame": frame}, {}, []
+    for member, step in zip(members, steps, strict=True):
+        names = {name: f"{member.name}_{name}" for name in step.input if name != "frame"}
+        own = {
+            name: keras.Input(step.input[name].shape[1:], dtype="float32", name=given)
+            for name, given in names.items()
+        }
+        outputs = step({"frame": frame, **own})
+        inputs |= {names[name]: x for name, x in own.items()}
+        states |= {names[name]: outputs[name] for name in own}
+        (answer,) = outputs.keys() - own.keys()
+        answers.append(outputs[answer])
+    x = answers
+    for layer in tail:
+        x = layer(x)
+    return keras.Model(inputs, {tail[-1].name: x, **states}, name=f"{model.name}_step")
 
 
 class Stream:
@@ -310,6 +338,20 @@ def chain_of(model):
         _check_link(layer, node, tensor_index)
         chain.append(layer)
         tensor = node.input_tensors[0]
+
+
+def _members_of(model):
+    """The models whose answers a model averages, and the layers from there to its own; or none."""
+    tail, tensor = [], next(iter(getattr(model, "outputs", None) or ()), None)
+    while tensor is not None:
+        layer, node_index, _ = tensor._keras_history
+        node = layer._inbound_nodes[node_index]
+        tail.append(layer)
+        given = [x._keras_history.operation for x in node.input_tensors]
+        if len(given) > 1 and all(isinstance(one, keras.Model) for one in given):
+            return given, tail[::-1]
+        tensor = node.input_tensors[0] if len(given) == 1 else None
+    return [], []
 
 
 def _frames_of(model):

@@ -8,7 +8,9 @@ import dataclasses
 import errno
 import json
 import platform
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -19,9 +21,10 @@ from keras_cnnlstm.artefacts import required
 from keras_cnnlstm.calibration import softmax_head
 from keras_cnnlstm.checkpoints import newest_checkpoint
 from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.ensembles import average_models, member_configs
 from keras_cnnlstm.features import FeatureCache, split_model
 from keras_cnnlstm.files import locked, replacing, write_text
-from keras_cnnlstm.memory import check_memory
+from keras_cnnlstm.memory import Estimate, check_memory
 from keras_cnnlstm.objectives import (
     adopt_weights,
     build_model,
@@ -84,38 +87,130 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
     split = place if place and (place / "split.csv").exists() else None
     source = open_source(config, split)
     config = dataclasses.replace(config, steps_per_epoch=source.steps_per_epoch)
-    keras.utils.set_random_seed(config.seed)
-    with runtime.scope():
-        model = build_model(config, source.task, source.image_shape)
-        # For a new run before there is a directory, so that a refusal leaves none.
-        adopted = _adopted(model, config) if place is None else []
-        if place is None and config.cache and not config.data:
-            _check_cacheable(model, config.cache)
-        # Of the same layers; what is saved is the model.
-        learner, lesson = model, source.lesson
-        if isinstance(lesson, TrendSoFar):
-            several = lesson.reorder or lesson.regroup > 1
-            learner = every_step_model(model, lesson.orders if several else None)
-    on_one = (config.batch_size or 1) // runtime.num_replicas
-    memory = check_memory(learner, on_one, together=config.regroup)
+    train_it = _train_one if config.members == 1 else _train_members
+    return train_it(config, runtime, source, place)
+
+
+def _train_one(config, runtime, source, place, ensemble=None) -> Run:
+    """Trains one model, anew or from where the run `place` stands; or a member of an ensemble."""
+    built = _build(config, runtime, source, new=place is None)
+    resume = place is not None
     if place is None:
         place = new_run_dir(config) if runtime.is_chief else Path(config.run_dir or "")
-    print(f"data      {source.describe()}")
-    print(f"runtime   {runtime.describe()}")
-    print(f"memory    {memory.describe()}")
+    if ensemble is None:
+        _print_start(source, runtime)
+    print(f"memory    {built.memory.describe()}")
     print(f"run       {place}", flush=True)
-    with runtime.writable(place) as path, _told_how_to_go_on(path), _locked(path):
+    with runtime.writable(place) as path, _told_how_to_go_on(ensemble or path), _locked(path):
         checkpoint = newest_checkpoint(place / "checkpoints") if resume else None
         if checkpoint is None:
             source.save(path)
         (path / "calibration.json").unlink(missing_ok=True)  # of a model that may be outdone
         with runtime.scope():
+            adopted = built.adopted
             if resume and (config.freeze or checkpoint is None):
-                adopted = _adopted(model, config)
-            writer = _fit(model, learner, config, source, runtime, path, checkpoint, adopted)
+                adopted = _adopted(built.model, config)
+            if adopted:
+                kept = ", which stay as they are" if config.freeze else ""
+                print(f"start     from {config.init_from}: {', '.join(adopted)}{kept}", flush=True)
+            objective = objective_for(source.lesson)
+            writer = RunWriter(
+                path,
+                objective,
+                config,
+                built.model,
+                checkpoint,
+                class_names=source.task.class_names,
+                anywhere=runtime.on_any_worker if runtime.num_workers > 1 else None,
+                resumed_as=ensemble,
+            )
+            _fit(built.learner, config, source, runtime, writer, checkpoint)
         if not runtime.is_chief:
-            return Run(place, config, model, {})
-        return _finish(config, runtime, source, writer)
+            return Run(place, config, built.model, {})
+        curves = {"history.png": plots.plot_history(writer.history, objective.metric.name)}
+        run = Run(path, config, built.model, {})
+        return _finish(run, runtime, source, _training_facts(config, writer), curves)
+
+
+class _Built(NamedTuple):
+    """What is trained."""
+
+    model: keras.Model  # that is saved
+    learner: keras.Model  # of the same layers
+    adopted: list[str]  # layers whose weights were taken over
+    memory: Estimate
+
+
+def _build(config, runtime, source, *, new=True) -> _Built:
+    """The model of a run; refuses what does not fit before there is a directory."""
+    keras.utils.set_random_seed(config.seed)
+    with runtime.scope():
+        model = build_model(config, source.task, source.image_shape)
+        adopted = _adopted(model, config) if new else []
+        if new and config.cache and not config.data:
+            _check_cacheable(model, config.cache)
+        learner, lesson = model, source.lesson
+        if isinstance(lesson, TrendSoFar):
+            several = lesson.reorder or lesson.regroup > 1
+            learner = every_step_model(model, lesson.orders if several else None)
+    on_one = (config.batch_size or 1) // runtime.num_replicas
+    return _Built(model, learner, adopted, check_memory(learner, on_one, together=config.regroup))
+
+
+def _print_start(source, runtime):
+    print(f"data      {source.describe()}")
+    print(f"runtime   {runtime.describe()}", flush=True)
+
+
+def _train_members(config, runtime, source, place) -> Run:
+    """Trains the members of an ensemble, each as a run of its own, and makes one model of them."""
+    if runtime.num_workers > 1:
+        raise ValueError(
+            f"members: expected 1 where several workers train together; received {config.members}. "
+            "Train each with a seed of its own, and average with evaluate --ensemble."
+        )
+    for member in member_configs(config, Path()):
+        _build(member, runtime, source)  # refuses before there is a directory
+    place = place or new_run_dir(config)
+    _print_start(source, runtime)
+    print(f"ensemble  {place}")
+    with _told_how_to_go_on(place), _locked(place):
+        source.save(place)
+        members = []
+        for number, member in enumerate(member_configs(config, place), start=1):
+            of = f", {member.encoder}" if config.member_encoders else ""
+            print(f"\nmember    {number} of {config.members}, seed {member.seed}{of}", flush=True)
+            members.append(_train_member(member, runtime, place))
+        model = average_models([member.model for member in members])
+        save_model(model, place / "model.keras")
+        run = Run(place, config, model, {})
+        return _finish(run, runtime, source, _together(members, place))
+
+
+def _train_member(config, runtime, ensemble) -> Run:
+    """One member: trained, trained further, or read if it is there already."""
+    path = Path(config.run_dir)
+    source = open_source(config, ensemble if config.data else None)
+    if not (path / "config.json").exists():
+        shutil.rmtree(path, ignore_errors=True)  # of one that was stopped at its very start
+        return _train_one(config, runtime, source, None, ensemble)
+    config = resumed_config(config)
+    run = load_run(path) if (path / "metrics.json").exists() else None
+    if run and run.metrics["training"]["epochs"] >= config.epochs:
+        print("trained   already", flush=True)
+        return run
+    return _train_one(config, runtime, source, path, ensemble)
+
+
+def _together(members, place):
+    """The facts of an ensemble's training: the sums, and what each member is."""
+    rows = []
+    for member in members:
+        scores = next(iter(member.metrics["test"].values()))  # of digits the natural ones
+        row = {"run": str(member.path.relative_to(place)), "seed": member.config.seed}
+        row |= {"encoder": member.config.encoder, **member.metrics["training"]}
+        rows.append(row | {name: scores[name] for name in ("accuracy", "rmse") if name in scores})
+    return {**_spent(*(sum(row[what] for row in rows) for what in _SPENT)), "members": rows}
 
 
 def _adopted(model, config) -> list[str]:
@@ -160,21 +255,19 @@ def _check_workers(config, runtime) -> None:
     runtime.check_same("the options", config.to_json())
 
 
-def _finish(config, runtime, source, writer) -> Run:
-    """Scores what was saved, and writes that down."""
-    path = writer.path
-    run = Run(path, config, writer.whole, {})
+def _finish(run, runtime, source, facts, curves=None) -> Run:
+    """Scores what was saved, and writes that down with the facts of the training."""
     if softmax_head(run.model):
         run = evaluation.calibrate(run)
     else:
-        run = dataclasses.replace(run, model=load_model(path / "model.keras"))
+        run = dataclasses.replace(run, model=load_model(run.path / "model.keras"))
     metrics = {
         "test": evaluation.score(run.model, source.tests(), source.task),
-        "training": _training_facts(config, writer),
+        "training": facts,
         "machine": _machine_facts(runtime),
     }
-    write_text(path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    _write_plots(path, writer.history, writer.objective, metrics["test"], source.task)
+    write_text(run.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    _write_plots(run.path, {**(curves or {}), **_score_plots(metrics["test"], source.task)})
     return dataclasses.replace(run, metrics=metrics)
 
 
@@ -263,19 +356,10 @@ def import_torch(file: str | Path, config: TrainConfig) -> tuple[Run, Report]:
     return Run(path, config, model, {}), report
 
 
-def _fit(model, learner, config, source, runtime, path, checkpoint, adopted) -> RunWriter:
+def _fit(learner, config, source, runtime, writer, checkpoint) -> None:
     """Trains from a checkpoint, or from the start, to the end."""
-    if adopted:
-        kept = ", which stay as they are" if config.freeze else ""
-        print(f"start     from {config.init_from}: {', '.join(adopted)}{kept}", flush=True)
-    objective = objective_for(source.lesson)
-    anywhere = runtime.on_any_worker if runtime.num_workers > 1 else None
-    names = source.task.class_names
-    writer = RunWriter(
-        path, objective, config, model, checkpoint, class_names=names, anywhere=anywhere
-    )
     model = runtime.fit_model(_trained_part(learner, config, source))
-    compile_model(model, config, objective)
+    compile_model(model, config, writer.objective)
     steps = config.steps_per_epoch
     rows = runtime.rows(config.batch_size)
     validation = source.validation(rows=rows, lesson=True)
@@ -300,7 +384,6 @@ def _fit(model, learner, config, source, runtime, path, checkpoint, adopted) -> 
                 shuffle=False,
                 verbose=0,
             )
-    return writer
 
 
 def _tensorboard(config, writer, validation):
@@ -327,15 +410,20 @@ def _trained_part(model, config, source):
 
 
 def _training_facts(config, writer):
-    sequences = writer.step * config.batch_size
     return {
         "epochs": len(writer.history),
         "best_epoch": 1 + (writer.best_epoch or 0),
         "kept_epoch": 1 + (writer.kept_epoch or 0),
-        "sequences": sequences,
-        "seconds": round(writer.seconds, 1),
-        "sequences_per_second": round(sequences / max(writer.seconds, 1e-9), 1),
+        **_spent(writer.step * config.batch_size, writer.seconds),
     }
+
+
+_SPENT = ("sequences", "seconds")
+
+
+def _spent(sequences, seconds):
+    rate = round(sequences / max(seconds, 1e-9), 1)
+    return {"sequences": sequences, "seconds": round(seconds, 1), "sequences_per_second": rate}
 
 
 def _machine_facts(runtime):
@@ -349,15 +437,17 @@ def _machine_facts(runtime):
     }
 
 
-def _write_plots(path, history, objective, tests, task):
+def _score_plots(tests, task):
     scores = next(iter(tests.values()))  # of digits the natural ones
-    figures = {"history.png": plots.plot_history(history, objective.metric.name)}
     if "confusion" in scores:
-        figures["confusion.png"] = plots.plot_confusion(scores["confusion"], task.class_names)
+        return {"confusion.png": plots.plot_confusion(scores["confusion"], task.class_names)}
     if "rmse_by_length" in scores:
-        figures["by_length.png"] = plots.plot_by_length(
-            scores["rmse_by_length"], "root-mean-square error"
-        )
+        title = "root-mean-square error"
+        return {"by_length.png": plots.plot_by_length(scores["rmse_by_length"], title)}
+    return {}
+
+
+def _write_plots(path, figures):
     for name, figure in figures.items():
         with replacing(path / name) as temporary:
             plots.save_figure(figure, temporary)

@@ -1,19 +1,19 @@
-"""Test-time averaging: one answer from several moved copies of each sequence, or several models.
+"""Test-time averaging: one answer from several moved copies of each sequence.
 
 Ciresan et al., "Multi-column Deep Neural Networks for Image Classification", CVPR 2012, section 2,
 average the answers of networks that were trained on differently prepared images: their errors are
-not all the same. Nor are those of networks that differ by their first weights and their batches
-alone (`average_models`), nor those of one network to differently placed images (`average_views`).
+not all the same. Nor are those of one network to differently placed images. `ensembles` averages
+several networks.
 """
 
 import math
-from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_cnnlstm.arguments import check_kind, check_model, is_whole, told
+from keras_cnnlstm.arguments import check_model, is_whole, told
+from keras_cnnlstm.ensembles import as_given
 
 # Rotation in degrees, zooms, and shifts in shares of the side: the frames as they are come first.
 _MOVES = (
@@ -72,76 +72,9 @@ def average_views(model: keras.Model, views: int = MOST_VIEWS) -> keras.Model:
     }  # (views * B, T, H, W, C)
     if "lengths" in given:
         copies["lengths"] = Views(int(views), move=False, name="same_lengths")(inputs["lengths"])
-    (answer,) = keras.tree.flatten(model(copies if len(copies) > 1 else copies["frames"]))
+    (answer,) = keras.tree.flatten(model(as_given(copies)))
     mean = MeanOfViews(int(views), name=model.output_names[0])(answer)
-    return keras.Model(_given(list(inputs.values())), mean, name=f"{model.name}_views")
-
-
-def average_models(models: Sequence[keras.Model]) -> keras.Model:
-    """The model that gives the mean of several models' answers: an ensemble.
-
-    It takes and returns what each of them does and shares their weights, so it is predicted, scored
-    and exported in their place. It cannot be streamed.
-
-    Args:
-        models: two or more, such as runs of one recipe with several seeds: functional, with equal
-            inputs and one output, of probabilities or values, of equal shape.
-
-    Returns:
-        A model from the same inputs to the mean answer, under the same names.
-
-    Raises:
-        ValueError: if there are fewer than two, or they do not fit together.
-
-    Example:
-
-    >>> from keras_cnnlstm.models import cnn_lstm
-    >>> average_models([cnn_lstm(), cnn_lstm()]).output_shape
-    (None, 7)
-    """
-    check_kind("average_models: `models`", models, list | tuple, "a list of models")
-    for model in models:
-        check_model("average_models: `models`", model)
-    if len(models) < 2:
-        raise ValueError(f"average_models: `models` must be two or more; received {len(models)}.")
-    first, *others = [_face(model) for model in models]
-    for other in others:
-        if other != first:
-            raise ValueError(
-                "average_models: `models` must have equal inputs and outputs; received "
-                f"{_in_words(first)} and {_in_words(other)}."
-            )
-    if len(models[0].outputs) != 1:
-        raise ValueError(
-            "average_models: `models` must have one output each; received ones with "
-            f"{len(models[0].outputs)}."
-        )
-    inputs = _given(
-        [keras.Input(x.shape[1:], dtype=x.dtype, name=x.name) for x in models[0].inputs]
-    )
-    answers = [  # of models with names of their own
-        keras.Model(_given(model.inputs), model.outputs[0], name=f"member{number}")(inputs)
-        for number, model in enumerate(models, start=1)
-    ]
-    mean = layers.Average(dtype="float32", name=models[0].output_names[0])(answers)
-    return keras.Model(inputs, mean, name=f"{models[0].name}_{len(models)}_models")
-
-
-def _given(inputs):
-    """Inputs as they are given to a model: one as it is, several by their names."""
-    return {x.name: x for x in inputs} if len(inputs) > 1 else inputs[0]
-
-
-def _face(model):
-    """What a model shows to the outside: names, shapes and dtypes of inputs, shapes of outputs."""
-    inputs = {x.name: (tuple(x.shape), x.dtype) for x in model.inputs}
-    return inputs, [tuple(x.shape) for x in model.outputs]
-
-
-def _in_words(face):
-    inputs, outputs = face
-    given = ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in inputs.items())
-    return f"{given} -> {', '.join(map(str, outputs))}"
+    return keras.Model(as_given(inputs), mean, name=f"{model.name}_views")
 
 
 @keras.saving.register_keras_serializable(package="keras_cnnlstm")
