@@ -36,8 +36,8 @@ class Train(TrainConfig):
     recipe: RecipeName | None = None
     """Options that belong together, as a start; others given with it take the place of its own.
     "reference" is the tutorials' system on MNIST; "fast" the shortest way to 98 % of its trends,
-    minutes; "best" the highest score, an hour or more; "strided" errs elsewhere, so that the mean
-    of both (evaluate --ensemble) is better still."""
+    minutes; "single" the highest score of one model, half an hour or more; "best" the mean of four
+    such (--members), an hour or more."""
 
     resume: str | None = None
     """Run directory to go on with, from its last checkpoint, with its own options; only --epochs

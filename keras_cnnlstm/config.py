@@ -480,6 +480,11 @@ class TrainConfig(ModelConfig):
                 f"(--members), two or more; received {len(self.member_encoders)} for "
                 f"{self.members}."
             )
+        if self.encoder != ModelConfig.encoder:
+            raise ValueError(
+                f"encoder: expected its default with member_encoders, which take its place; "
+                f"received {self.encoder!r}."
+            )
         if self.readers or self.model not in _WITH_ENCODER:
             raise ValueError(
                 f"member_encoders: expected none but with model {', '.join(_WITH_ENCODER)}, and "

@@ -44,7 +44,15 @@ def test_all_tests_of_what_speaks_keras_alone_pass_on_jax():
         (["models", "encoders", "tasks", "trends"], []),
         (["blocks", "scanners", "streaming", "memory", "features", "readers"], []),
         (
-            ["describer", "sentences", "vocabulary", "prefixes", "views", "cnn_layers"],
+            [
+                "describer",
+                "sentences",
+                "vocabulary",
+                "prefixes",
+                "ensembles",
+                "views",
+                "cnn_layers",
+            ],
             [],
         ),
     )

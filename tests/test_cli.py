@@ -15,6 +15,7 @@ from keras_cnnlstm import benchmark, cli, commands, views
 from keras_cnnlstm.answers import headline
 from keras_cnnlstm.calibration import scaled
 from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.ensembles import average_models
 from keras_cnnlstm.evaluation import score
 from keras_cnnlstm.export import Format
 from keras_cnnlstm.objectives import build_model
@@ -95,7 +96,7 @@ def test_evaluate_and_export_take_the_mean_of_several_runs(trained, capsys, tmp_
     options = ["--num-sequences", "50", "--views", "2", "--json"]
     assert cli.main(["evaluate", str(run), "--ensemble", str(again), *options]) == 0
     runs = [load_run(path) for path in (run, again)]
-    whole = views.average_views(views.average_models([r.model for r in runs]), 2)
+    whole = views.average_views(average_models([r.model for r in runs]), 2)
     told = json.loads(capsys.readouterr().out)
     assert told == score(whole, *batches_to_score(runs[0], num_sequences=50))
     out = str(tmp_path / "out")

@@ -33,6 +33,7 @@ from keras_cnnlstm import (
     containers,
     digits,
     encoders,
+    ensembles,
     evaluation,
     export,
     features,
@@ -246,8 +247,13 @@ CASES = {
     ),
     "trends.row_complete_orders": call(trends.row_complete_orders, length=of(2, 5)),
     "readers.mean_reader": call(readers.mean_reader, models=model_of(lambda: [toy_reader()])),
-    "views.average_models": call(views.average_models, models=model_of(lambda: [toy(), toy()])),
     "views.average_views": call(views.average_views, model=model_of(toy), views=of(2, 7)),
+    "ensembles.average_models": call(
+        ensembles.average_models, models=model_of(lambda: [toy(), toy()])
+    ),
+    "ensembles.member_configs": call(
+        ensembles.member_configs, config=of(config.TrainConfig(members=3)), path=PATHS
+    ),
     "streaming.step_model": call(streaming.step_model, model=model_of(toy)),
     "torch_weights.load_torch": call(
         torch_weights.load_torch, model=model_of(toy), state_dict=Either(st.builds(state_dict), DICT | ANYTHING)
@@ -299,7 +305,7 @@ def test_many_arguments(name, data, ends_well):
 INNER = {
     "say what `as_json` answered": ["answers.as_text", "answers.headline"],
     "take what loaded, or what another function of the package made": [
-        "artefacts.answer", "artefacts.is_version", "artefacts.required",
+        "artefacts.answer", "artefacts.is_version", "artefacts.required", "ensembles.as_given",
         "benchmark.shares", "streaming.chain_of", "calibration.facts_as_text", "checkpoints.restore_checkpoint",
         "checkpoints.save_checkpoint", "clip_cache.fingerprint", "clip_cache.read_chosen",
         "features.encode_images", "features.fingerprint", "frames.fit_image", "frames.is_image",

@@ -9,6 +9,7 @@ from keras_cnnlstm import cli
 from keras_cnnlstm.commands import parse
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.digits import LabeledImages
+from keras_cnnlstm.ensembles import member_configs
 from keras_cnnlstm.objectives import build_model
 from keras_cnnlstm.recipes import RECIPES
 from keras_cnnlstm.sources import digit_task
@@ -29,9 +30,10 @@ def test_a_recipe_is_a_configuration_that_answers_the_trend(name):
     config = TrainConfig(**RECIPES[name])
     assert (config.dataset, config.task, config.length) == ("mnist", "trend", 4)
     images = LabeledImages(np.zeros((10, 28, 28, 1), np.uint8), range(10))
-    model = build_model(config, digit_task(config, images), (28, 28, 1))
-    assert model.output_shape == (None, 7)
-    assert {w.dtype for w in model.weights} == {"float32"}
+    for member in member_configs(config, "run"):
+        model = build_model(member, digit_task(member, images), (28, 28, 1))
+        assert model.output_shape == (None, 7)
+        assert {w.dtype for w in model.weights} == {"float32"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -66,6 +68,7 @@ def test_what_is_given_takes_the_place_of_the_recipe_s(words, changes):
     [
         (["--recipe", "worst"], "invalid choice 'worst'"),
         (["--recipe", "best", "--resume", "run"], "recipe: expected none with --resume"),
+        (["--recipe", "best", "--encoder", "small_cnn"], "encoder: expected its default with"),
         (["--recipe", "best", "--task", "digits"], "so_far: expected off but for the task trend"),
     ],
 )

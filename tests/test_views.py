@@ -1,4 +1,4 @@
-"""Test-time averaging against SciPy's interpolation, and the mean by hand."""
+"""Test-time averaging against SciPy's interpolation."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from scipy.ndimage import affine_transform, shift
 from keras_cnnlstm.export import export
 from keras_cnnlstm.models import cnn_lstm
 from keras_cnnlstm.predictors import open_predictor
-from keras_cnnlstm.views import MOST_VIEWS, Views, average_models, average_views, neighbours
+from keras_cnnlstm.views import MOST_VIEWS, Views, average_views, neighbours
 
 SHAPE = (3, 12, 10, 2)
 
@@ -100,52 +100,6 @@ def test_weights_are_shared_and_saved_with_it(tmp_path):
     whole.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     np.testing.assert_allclose(loaded(frames()), whole(frames()), atol=1e-6)
-
-
-@pytest.mark.parametrize("options", [{}, {"per_step": True, "head": "values"}, {"lengths": True}])
-def test_the_answer_of_several_models_is_the_mean_of_theirs(options, tmp_path):
-    models = [model(**options) for _ in range(3)]
-    x = frames()
-    if "lengths" in options:
-        x = {"frames": x, "lengths": np.array([1, 3], "int32")}
-    expected = np.mean([one(x) for one in models], axis=0)
-    whole = average_models(models)
-    np.testing.assert_allclose(whole(x), expected, atol=1e-6)
-    assert whole.output_names == models[0].output_names
-    assert [i.name for i in whole.inputs] == [i.name for i in models[0].inputs]
-    copies = keras.ops.convert_to_numpy(Views(3)(frames())).reshape(3, *frames().shape)
-    seen = [whole({**x, "frames": c} if options.get("lengths") else c) for c in copies]
-    np.testing.assert_allclose(average_views(whole, 3)(x), np.mean(seen, axis=0), atol=1e-5)
-    models[1].set_weights([w + 0.1 for w in models[1].get_weights()])  # they are shared
-    assert np.any(np.abs(whole(x) - expected) > 1e-4)
-    whole.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
-    np.testing.assert_allclose(loaded(x), whole(x), atol=1e-6)
-
-
-def test_a_model_twice_answers_as_it_does():
-    one = model()
-    np.testing.assert_allclose(average_models([one, one])(frames()), one(frames()), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: [model()], "must be two or more; received 1"),
-        (lambda: [], "must be two or more; received 0"),
-        (model, "must be a list of models; received"),
-        (lambda: [model(), "a run"], "must be"),
-        (lambda: [model(), model(lengths=True)], r"equal inputs and outputs; .* lengths \(None,\)"),
-        (
-            lambda: [model(), cnn_lstm(SHAPE, 5, encoder="small_cnn")],
-            r"uint8 -> \(None, 4\) and .* uint8 -> \(None, 5\)",
-        ),
-        (lambda: [model(return_state=True)] * 2, "one output each; received ones with 3"),
-    ],
-)
-def test_models_that_have_no_mean(build, message):
-    with pytest.raises(ValueError, match=rf"average_models: `models` .*{message}"):
-        average_models(build())
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export needs TensorFlow")
