@@ -349,6 +349,11 @@ class TrainConfig(ModelConfig):
     digits; 1 is usual, 0 is off (Simard et al., "Best Practices for Convolutional Neural Networks
     Applied to Visual Document Analysis", 2003)."""
 
+    erasing: float = 0.0
+    """Strength of random erasing, by which augment leaves gaps in frames of digits, as a pen does
+    that does not write: at 1 three black rectangles, each of up to 30 % of the sides; 0 is off
+    (Zhong et al., "Random Erasing Data Augmentation", 2020)."""
+
     untouched: float = 0.0
     """Share of the frames of digits that augment leaves as they are, 0 to 1: distorted ones are a
     little blurred, those of the test are not."""
@@ -405,7 +410,7 @@ class TrainConfig(ModelConfig):
                     f"sampling: expected none without clips; received {self.sampling!r}. Give the "
                     "folder of clips with --data."
                 )
-        for name in ("elastic", "untouched"):
+        for name in ("elastic", "erasing", "untouched"):
             if getattr(self, name) and self.data:
                 raise ValueError(
                     f"{name}: expected 0 with a folder of clips (--data), whose frames are "
@@ -559,6 +564,7 @@ _RANGES = (
     ("ema", 0, 0.99999),
     ("distortion", 0, 3),
     ("elastic", 0, 3),
+    ("erasing", 0, 3),
     ("untouched", 0, 1),
     ("checkpoint_steps", 1, 1e9),
     ("cached_copies", 1, 1000),

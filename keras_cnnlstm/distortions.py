@@ -1,7 +1,7 @@
 """Augmentation: images as another hand might have written them, for training.
 
 `distorted` moves an image as a whole, by a small rotation, shear, zoom and shift; `bent` bends it
-as well. Both are pure functions of random numbers that the caller draws.
+as well; `erased` leaves gaps in it. All are pure functions of random numbers that the caller draws.
 """
 
 import math
@@ -20,7 +20,10 @@ _SHIFT = 0.08  # share of the side, about 2 of 28 pixels
 _KNOTS = 7  # of an elastic distortion, in each direction: five in the image, two beyond it
 _PULL = 0.12  # share of the side
 
-_MOVES, _BENDS, _UNTOUCHED = 1, 4, 5  # streams of random numbers
+_GAPS = 3  # black rectangles in an image
+_GAP = 0.3  # share of the side that one takes at most
+
+_MOVES, _BENDS, _UNTOUCHED, _ERASED = 1, 4, 5, 6  # streams of random numbers
 
 
 def redrawn(
@@ -29,6 +32,7 @@ def redrawn(
     *,
     augment: bool | float,
     elastic: float,
+    erasing: float,
     untouched: float,
 ) -> tf.Tensor:
     """Images, each distorted by itself.
@@ -39,6 +43,7 @@ def redrawn(
             and a shape.
         augment: strength of the affine maps, as in `digit_sequences`.
         elastic: strength of the elastic distortion.
+        erasing: strength of the erasing.
         untouched: share of the images that stay as they are.
 
     Returns:
@@ -49,6 +54,8 @@ def redrawn(
         moved = bent(images, draw(_BENDS, 2, _KNOTS, _KNOTS) * float(elastic), moves)
     else:
         moved = distorted(images, moves)
+    if erasing:
+        moved = erased(moved, draw(_ERASED, _GAPS, 4), float(erasing))
     if not untouched:
         return moved
     return tf.where(draw(_UNTOUCHED, 1, 1, 1) < 2 * untouched - 1, images, moved)
@@ -93,6 +100,36 @@ def bent(images: tf.Tensor, draws: tf.Tensor, moves: tf.Tensor | None = None) ->
     sides = np.array([height, width], np.float32)[:, None, None]
     maps = _affine_maps(tf.zeros((1, 6)) if moves is None else moves, height, width)
     return _fetched(images, _parts(maps), _parts(pulls * sides))
+
+
+def erased(images: tf.Tensor, draws: tf.Tensor, strength: float = 1.0) -> tf.Tensor:
+    """Images with black rectangles, as where a pen did not write or a scan was too light.
+
+    After Zhong et al., "Random Erasing Data Augmentation", AAAI 2020, section 3, with the value 0
+    and several small rectangles in place of one.
+
+    Args:
+        images: `(N, H, W, C)`.
+        draws: `(N, K, 4)` float32 in [-1, 1): of each of K rectangles the height, the width, and
+            where its centre is, down and to the right.
+        strength: up to which share of the image's sides theirs are, times 0.3.
+
+    Returns:
+        `(N, H, W, C)` of the same type. A pixel is black if its centre is in a rectangle.
+    """
+    _, height, width, _ = images.shape
+    shares = (draws + 1) / 2  # (N, K, 4) in [0, 1)
+
+    def within(side, share, place):  # (N, K, side)
+        centre = tf.range(side, dtype=tf.float32) + 0.5
+        return (
+            tf.abs(centre - side * place[..., None]) < side * _GAP * strength / 2 * share[..., None]
+        )
+
+    rows = within(height, shares[..., 0], shares[..., 2])
+    columns = within(width, shares[..., 1], shares[..., 3])
+    gaps = tf.reduce_any(rows[..., None] & columns[..., None, :], axis=1)  # (N, H, W)
+    return tf.where(gaps[..., None], tf.zeros_like(images), images)
 
 
 # A pixel in whole numbers. With these, pixels are the same on every machine, compiled or not; in

@@ -36,6 +36,7 @@ def digit_sequences(
     num_sequences: int | None = None,
     augment: bool | float = False,
     elastic: float = 0.0,
+    erasing: float = 0.0,
     untouched: float = 0.0,
     start: int = 0,
     rows: slice | None = None,
@@ -56,6 +57,7 @@ def digit_sequences(
         augment: distort each frame by a small random rotation, shear, zoom and shift; a number is
             the strength, `True` is 1.
         elastic: strength of an elastic distortion on top, as of an unsteady hand; see `bent`.
+        erasing: strength of random erasing after both, as of a pen that leaves gaps; see `erased`.
         untouched: share of the frames, 0 to 1, that are not distorted, and so as sharp as they are
             in the test.
         start: index of the first batch, to resume where a run stopped.
@@ -82,28 +84,28 @@ def digit_sequences(
     """
     if balance is None:
         balance = _BALANCE if isinstance(task, Trend) else 0.0
+    strengths = {"augment": augment, "elastic": elastic, "erasing": erasing, "untouched": untouched}
     check_batches(
         "digit_sequences",
         batch_size=batch_size,
         start=start,
         seed=seed,
-        augment=augment,
-        elastic=elastic,
-        untouched=untouched,
+        **strengths,
     )
     batch_size, start = int(batch_size), int(start)  # of NumPy, they would be of another width
     _check_sequences(images, task, balance, num_sequences)
     encoded = isinstance(images, EncodedImages)
-    if encoded and (augment or elastic):
+    if encoded and (augment or elastic or erasing):
         raise ValueError(
-            "digit_sequences: `augment` and `elastic` must be 0 for EncodedImages; received "
-            f"{told(augment)} and {told(elastic)}. Distort the images before they are encoded."
+            "digit_sequences: `augment`, `elastic` and `erasing` must be 0 for EncodedImages; "
+            f"received {told(augment)}, {told(elastic)} and {told(erasing)}. Distort the images "
+            "before they are encoded."
         )
     given = images.features if isinstance(images, EncodedImages) else images.images
     gather = _image_gatherer(given, images.labels, task.num_digits)
 
     rows = rows or slice(0, batch_size)
-    distort = _distorting(seed, augment, elastic, untouched)
+    distort = _distorting(seed, **strengths)
 
     def block(steps):
         uniforms = _uniforms(seed, 0, steps, (batch_size, 2 * task.length + 2), rows)  # (N, 2T + 2)
@@ -153,6 +155,7 @@ def labeled_images(
     seed: int | None = None,
     augment: bool | float = False,
     elastic: float = 0.0,
+    erasing: float = 0.0,
     untouched: float = 0.0,
     start: int = 0,
     rows: slice | None = None,
@@ -167,6 +170,7 @@ def labeled_images(
         augment: distort each image by a small random rotation, shear, zoom and shift; a number is
             the strength, `True` is 1.
         elastic: strength of an elastic distortion on top, as of an unsteady hand; see `bent`.
+        erasing: strength of random erasing after both, as of a pen that leaves gaps; see `erased`.
         untouched: share of the frames, 0 to 1, that are not distorted, and so as sharp as they are
             in the test.
         start: index of the first batch, to resume where a run stopped.
@@ -180,23 +184,24 @@ def labeled_images(
         ValueError: if an argument is out of range, or `augment` comes without a seed.
     """
     check_images("labeled_images", images)
+    strengths = {"augment": augment, "elastic": elastic, "erasing": erasing, "untouched": untouched}
     check_batches(
         "labeled_images",
         batch_size=batch_size,
         start=start,
         seed=0 if seed is None else seed,
-        augment=augment,
-        elastic=elastic,
-        untouched=untouched,
+        **strengths,
     )
-    if (augment or elastic) and seed is None:
-        raise ValueError("labeled_images: `augment` and `elastic` need a `seed`; received None.")
+    if (augment or elastic or erasing) and seed is None:
+        raise ValueError(
+            "labeled_images: `augment`, `elastic` and `erasing` need a `seed`; received None."
+        )
     batch_size, start = int(batch_size), int(start)
     count = len(images)
     pixels, labels = _constant(images.images), _constant(images.labels)
 
     rows = rows or slice(0, batch_size)
-    distort = _distorting(seed, augment, elastic, untouched)
+    distort = _distorting(seed, **strengths)
 
     def block(steps):
         row = tf.range(rows.start, rows.stop, dtype=tf.int64)
@@ -221,6 +226,7 @@ def distorted_copy(
     seed: int,
     augment: bool | float = True,
     elastic: float = 0.0,
+    erasing: float = 0.0,
     untouched: float = 0.0,
 ) -> np.ndarray:
     """All images once, in their order, each distorted anew: the copy of this number.
@@ -228,7 +234,7 @@ def distorted_copy(
     Args:
         images: the images.
         number: 0 or more; each has its own random numbers.
-        seed: as in `digit_sequences`, as are `augment`, `elastic` and `untouched`.
+        seed: as in `digit_sequences`, as are `augment`, `elastic`, `erasing` and `untouched`.
 
     Returns:
         `(N, H, W, C)` uint8.
@@ -237,7 +243,7 @@ def distorted_copy(
         ValueError: if an argument is out of range.
     """
     check_images("distorted_copy", images)
-    strengths = {"augment": augment, "elastic": elastic, "untouched": untouched}
+    strengths = {"augment": augment, "elastic": elastic, "erasing": erasing, "untouched": untouched}
     check_batches("distorted_copy", batch_size=_BLOCK, start=number, seed=seed, **strengths)
     distort = _distorting(seed, **strengths)
     blocks = math.ceil(len(images) / _BLOCK)
@@ -397,7 +403,7 @@ def _image_gatherer(given, labels, num_digits):
     return gather
 
 
-def _distorting(seed, augment, elastic, untouched):
+def _distorting(seed, **strengths):
     """A function that distorts each frame `(N, T, H, W, C)` of these rows of batches by itself."""
 
     def distort(frames, steps, batch_size, rows):
@@ -409,10 +415,11 @@ def _distorting(seed, augment, elastic, untouched):
             drawn = _uniforms(seed, stream, steps, whole, rows, low=-1.0, dtype=tf.float32)
             return tf.reshape(drawn, (-1, *shape))
 
-        moved = redrawn(images, draw, augment=augment, elastic=elastic, untouched=untouched)
+        moved = redrawn(images, draw, **strengths)
         return tf.reshape(moved, frames.shape)
 
-    return distort if augment or elastic else lambda frames, *steps: frames
+    changing = any(strengths[name] for name in ("augment", "elastic", "erasing"))
+    return distort if changing else lambda frames, *steps: frames
 
 
 def _check_sequences(images, task, balance, num_sequences):
@@ -447,6 +454,7 @@ def check_batches(
     seed: int,
     augment: bool | float,
     elastic: float = 0.0,
+    erasing: float = 0.0,
     untouched: float = 0.0,
 ) -> None:
     """Refuses in the name of a function what batches cannot be made with.
@@ -465,10 +473,11 @@ def check_batches(
             f"{function}: `augment` must be False, True, or a strength, 0 to 3; received "
             f"{told(augment)}."
         )
-    if not is_number(elastic, 0, 3):
-        raise ValueError(
-            f"{function}: `elastic` must be a strength, 0 to 3; received {told(elastic)}."
-        )
+    for name, strength in (("elastic", elastic), ("erasing", erasing)):
+        if not is_number(strength, 0, 3):
+            raise ValueError(
+                f"{function}: `{name}` must be a strength, 0 to 3; received {told(strength)}."
+            )
     if not is_number(untouched, 0, 1):
         raise ValueError(
             f"{function}: `untouched` must be a share, 0 to 1; received {told(untouched)}."

@@ -63,10 +63,10 @@ RECIPES: dict[str, dict[str, Any]] = {
   another machine, with bfloat16.
 * `fast`: the shortest way to 98 %: 98.32 % after 166 s of training; in half precision, on cores
   with AMX, 98.35 % after 94 s.
-* `single`: the highest score of one model, 99.41 % of 40,000 sequences (99.34 % of the first 10,000,
-  a draw with more hard digits than most), in 86 minutes on one of the two cores, other work on
-  both. BatchNorm and dropout, the trend so far at each step as a target, in several orders of the
-  frames and beside those of other sequences, affine and elastic augmentation, small batches,
+* `single`: the highest score of one model, 99.41 % of 40,000 sequences (99.34 % of the first
+  10,000, a draw with more hard digits than most), in 86 minutes on one of the two cores, other
+  work on both. BatchNorm and dropout, the trend so far at each step as a target, in several orders
+  of the frames and beside those of other sequences, affine and elastic augmentation, small batches,
   averaged weights of the last epoch. No digit label reaches the model.
 * `best`: four such models, half of them with convolutions that halve the image themselves, each
   with a fifth fewer batches, and the mean of their answers: figures follow.

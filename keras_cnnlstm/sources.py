@@ -85,6 +85,7 @@ class DigitSource:
         return {
             "augment": config.augment * config.distortion,
             "elastic": config.augment * config.elastic,
+            "erasing": config.augment * config.erasing,
             "untouched": config.untouched,
         }
 

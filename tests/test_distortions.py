@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 
 from keras_cnnlstm import distortions
 from keras_cnnlstm.digits import LabeledImages
-from keras_cnnlstm.distortions import bent, distorted
+from keras_cnnlstm.distortions import bent, distorted, erased
 from keras_cnnlstm.pipeline import digit_sequences, labeled_images
 from keras_cnnlstm.tasks import Trend
 
@@ -216,3 +216,68 @@ class TestElastic:
         later = take(labeled_images(coded_images, start=1, **images), 1)[0]
         np.testing.assert_array_equal(later, single[4:])
         assert np.any(single != take(labeled_images(coded_images, batch_size=4, seed=3), 2)[0])
+
+
+class TestErasing:
+    """`erased` against a loop over pixels, and where the pipeline puts it."""
+
+    @pytest.mark.parametrize("strength", [1.0, 0.4, 3.0])
+    def test_equals_a_loop_over_the_pixels(self, strength):
+        rng = np.random.default_rng(0)
+        images = rng.integers(1, 256, (5, 28, 20, 2), np.uint8)
+        draws = rng.uniform(-1, 1, (5, 3, 4)).astype("float32")
+        expected = images.copy()
+        for image, rectangles in zip(expected, draws.astype(float), strict=True):
+            for high, wide, down, right in (rectangles + 1) / 2:
+                for y in range(28):
+                    for x in range(20):
+                        beside = abs(y + 0.5 - 28 * down) / 28 < 0.3 * strength * high / 2
+                        if beside and abs(x + 0.5 - 20 * right) / 20 < 0.3 * strength * wide / 2:
+                            image[y, x] = 0
+        assert 0 < np.mean(expected == 0) < 0.9
+        np.testing.assert_array_equal(erased(images, draws, strength), expected)
+
+    def test_one_rectangle_by_hand(self):
+        images = np.full((1, 10, 20, 1), 7, np.uint8)
+        draws = np.array([[[0.4, -0.6, 0, -1]]], "float32")  # 2.1 high, 1.2 wide, at the left edge
+        expected = images.copy()
+        expected[0, 4:6, 0] = 0
+        np.testing.assert_array_equal(erased(images, draws), expected)
+
+    def test_how_much_is_lost(self):
+        """Half of 30 % of each side, less what lies beyond the edges: 2 % for a rectangle."""
+        draws = np.random.default_rng(0).uniform(-1, 1, (3000, 1, 4)).astype("float32")
+        lost = np.asarray(erased(np.ones((3000, 28, 28, 1), np.uint8), draws) == 0)
+        seen = lost.mean((1, 2, 3))
+        # A side of L = 0.3 u, u in [0, 1), about a place in [0, 1), lies within by L - L**2 / 4.
+        side = 0.3 / 2 - 0.3**2 / 3 / 4
+        assert seen.mean() == pytest.approx(side**2, rel=0.1)
+        assert lost.any(0).all()
+
+    @pytest.mark.parametrize(
+        "others", [{}, {"augment": 0.7}, {"augment": True, "elastic": 1.0, "untouched": 0.4}]
+    )
+    def test_gaps_are_black_and_sharp_and_all_else_as_without(self, coded_images, others):
+        options = {"batch_size": 30, "seed": 3, **others}
+        whole, target = take(digit_sequences(coded_images, TASK, **options), 2)
+        gaps, same = take(digit_sequences(coded_images, TASK, erasing=3.0, **options), 2)
+        np.testing.assert_array_equal(same, target)
+        assert np.all((gaps == whole) | (gaps == 0))
+        bright = whole.min((2, 3, 4)) > 0 if not others else whole.mean((2, 3, 4)) > 20
+        hit = (gaps != whole).any((2, 3, 4))[bright].mean()
+        assert hit > (0.9 if "untouched" not in others else 0.4)
+        if "untouched" in others:
+            plain = take(digit_sequences(coded_images, TASK, batch_size=30, seed=3), 2)[0]
+            kept = (gaps == plain).all((2, 3, 4))[bright].mean()
+            assert 0.3 < kept < 0.65
+
+    def test_depends_on_seed_and_step_alone(self, coded_images):
+        options = {"batch_size": 8, "seed": 3, "erasing": 3.0}
+        whole = take(digit_sequences(coded_images, TASK, **options), 3)[0]
+        rows = digit_sequences(coded_images, TASK, start=2, rows=slice(2, 5), **options)
+        np.testing.assert_array_equal(take(rows, 1)[0], whole[18:21])
+        single = take(labeled_images(coded_images, **options), 2)[0]
+        later = take(labeled_images(coded_images, start=1, **options), 1)[0]
+        np.testing.assert_array_equal(later, single[8:])
+        other = take(digit_sequences(coded_images, TASK, **{**options, "seed": 4}), 3)[0]
+        assert np.any((other == 0) != (whole == 0))

@@ -130,11 +130,11 @@ CASES = {
         pipeline.digit_sequences, images=of(IMAGES, ENCODED), task=of(tasks.Trend(3), tasks.Digits(2)),
         batch_size=of(1, 4), seed=of(0, -3), balance=of(None, 0.5),
         num_sequences=of(None, 5), augment=of(False, True, 0.5),
-        elastic=of(0.0, 0.5), start=of(0, 3),
+        elastic=of(0.0, 0.5), erasing=of(0.0, 0.5), start=of(0, 3),
     ),
     "pipeline.distorted_copy": call(
         pipeline.distorted_copy, images=of(IMAGES), number=of(0, 3), seed=of(0, -3),
-        augment=of(False, True, 0.5), elastic=of(0.0, 0.5), untouched=of(0.0, 0.5),
+        augment=of(False, True, 0.5), elastic=of(0.0, 0.5), erasing=of(0.0, 0.5), untouched=of(0.0, 0.5),
     ),
     "pipeline.digit_strips": call(
         pipeline.digit_strips, images=of(IMAGES), task=of(tasks.Text(3)),

@@ -93,7 +93,14 @@ def test_batches_made_together_are_those_made_one_by_one(
     def parts(together, size=2**20):
         monkeypatch.setattr(pipeline, "_TOGETHER", together)
         monkeypatch.setattr(pipeline, "_BYTES", size)
-        options = {"augment": 0.7, "elastic": 0.5, "untouched": 0.3, "rows": rows, "start": start}
+        options = {
+            "augment": 0.7,
+            "elastic": 0.5,
+            "erasing": 0.5,
+            "untouched": 0.3,
+            "rows": rows,
+            "start": start,
+        }
         data = batches(coded_images, task, batch_size=7, seed=2, **options).take(9)
         return [tf.nest.flatten(element) for element in data.as_numpy_iterator()]
 
@@ -254,7 +261,7 @@ class TestEncoded:
             np.testing.assert_array_equal(one, other)
 
     def test_are_not_distorted_any_more(self, coded_images):
-        for name in ("augment", "elastic"):
+        for name in ("augment", "elastic", "erasing"):
             with pytest.raises(ValueError, match="must be 0 for EncodedImages; received"):
                 digit_sequences(
                     self.pixels_of(coded_images), TASK, batch_size=1, seed=0, **{name: 0.5}
@@ -439,6 +446,7 @@ def test_batches_of_single_images(coded_images):
         ({"num_sequences": 0}, "`num_sequences` must be 1 or more, or None; received 0"),
         ({"start": -1}, "`start` must be 0 or more; received -1"),
         ({"elastic": 4}, "`elastic` must be a strength, 0 to 3; received 4"),
+        ({"erasing": -1}, "`erasing` must be a strength, 0 to 3; received -1"),
         ({"untouched": 1.5}, "`untouched` must be a share, 0 to 1; received 1.5"),
     ],
 )
@@ -462,8 +470,9 @@ def test_nothing_to_balance(coded_images):
     [
         ({"batch_size": 0}, "labeled_images: `batch_size` must be 1 or more; received 0"),
         ({"start": -1}, "labeled_images: `start` must be 0 or more; received -1"),
-        ({"augment": True}, "labeled_images: `augment` and `elastic` need a `seed`"),
-        ({"elastic": 1.0}, "labeled_images: `augment` and `elastic` need a `seed`"),
+        ({"augment": True}, "labeled_images: `augment`, `elastic` and `erasing` need a `seed`"),
+        ({"elastic": 1.0}, "labeled_images: `augment`, `elastic` and `erasing` need a `seed`"),
+        ({"erasing": 1.0}, "labeled_images: `augment`, `elastic` and `erasing` need a `seed`"),
     ],
 )
 def test_bad_arguments_of_single_images(coded_images, changes, message):
