@@ -297,6 +297,10 @@ class TrainConfig(ModelConfig):
     (cnn_lstm on digits): the LSTM reads their probabilities, of several the geometric mean. They
     stay as they are."""
 
+    reader_views: int = 1
+    """In how many copies of each frame the readers look, turned, zoomed and shifted a little, up to
+    7; the mean is over these, too. So many times as slow, but for what --cache keeps."""
+
     freeze: bool = False
     """Leave the layers taken from init_from as they are, and train the others: a first stage, after
     which a run from that run may train all."""
@@ -426,6 +430,11 @@ class TrainConfig(ModelConfig):
             raise ValueError("reorder: expected off without so_far (--so-far); received True.")
         if self.readers is not None:
             self._check_readers()
+        elif self.reader_views > 1:
+            raise ValueError(
+                f"reader_views: expected 1 without readers (--readers); received "
+                f"{self.reader_views}."
+            )
         self._check_members()
         if self.regroup > 1 and not self.so_far:
             raise ValueError(
@@ -569,6 +578,7 @@ _RANGES = (
     ("checkpoint_steps", 1, 1e9),
     ("cached_copies", 1, 1000),
     ("regroup", 1, 1000),
+    ("reader_views", 1, 7),
     ("members", 1, 100),
     ("scan_size", 1, 10_000),
     ("dropout", 0, 0.999),

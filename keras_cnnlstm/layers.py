@@ -301,13 +301,15 @@ class GeometricMean(keras.layers.Layer):
     """The geometric mean of several classifiers' probabilities, normalised: float32.
 
     Args:
+        views: so many answers of each to one frame are averaged, too, as `views.Views` lays copies
+            of all frames one after the other.
         **kwargs: `name`, ... of the layer.
 
     Call arguments:
-        probabilities: one or more `(..., classes)` of equal shape.
+        probabilities: one or more `(views * B, ..., classes)` of equal shape.
 
     Returns:
-        `(..., classes)`, whose sum over the classes is 1.
+        `(B, ..., classes)`, whose sum over the classes is 1.
 
     Example:
 
@@ -316,16 +318,24 @@ class GeometricMean(keras.layers.Layer):
     [[0.75, 0.25]]
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, views=1, **kwargs):
         super().__init__(**{"dtype": "float32"} | kwargs)
+        self.views = views
 
     def call(self, probabilities):
         tiny = 1e-9  # of a class that somebody thinks impossible, which the others may yet see
         logarithms = ops.log(ops.maximum(ops.stack(probabilities), tiny))
-        return ops.softmax(ops.mean(logarithms, axis=0))  # (..., classes)
+        if self.views > 1:  # (K, views * B, ..., classes) -> (K * views, B, ..., classes)
+            rest = ops.shape(probabilities[0])[1:]
+            logarithms = ops.reshape(logarithms, (len(probabilities) * self.views, -1, *rest))
+        return ops.softmax(ops.mean(logarithms, axis=0))
 
     def compute_output_spec(self, probabilities):
-        return keras.KerasTensor(probabilities[0].shape, "float32")
+        batch, *rest = probabilities[0].shape
+        return keras.KerasTensor((batch if self.views == 1 else None, *rest), "float32")
+
+    def get_config(self):
+        return {**super().get_config(), "views": self.views}
 
 
 def _fold(x):

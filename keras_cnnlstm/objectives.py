@@ -226,7 +226,7 @@ def build_model(config: TrainConfig, task: Task, image_shape: tuple[int, int, in
 def _encoder(config, image_shape):
     """The encoder that the options say, for images `(H, W, C)`."""
     if config.readers:
-        return _readers(config.readers, image_shape)
+        return _readers(config.readers, image_shape, config.reader_views)
     small = ENCODERS.get(config.encoder)
     drops = small is not None and "dropout" in inspect.signature(small).parameters
     if config.encoder_dropout and not drops:
@@ -252,8 +252,8 @@ def _encoder(config, image_shape):
     return encoder
 
 
-def _readers(paths, image_shape):
-    """What the classifiers of these runs say of images `(H, W, C)`."""
+def _readers(paths, image_shape, views):
+    """What the classifiers of these runs say of images `(H, W, C)`, in so many views of each."""
     runs = [load_run(path) for path in paths]
     for run in runs:
         task, length, shape = run.config.task, run.config.length, run.model.input_shape[-3:]
@@ -263,7 +263,7 @@ def _readers(paths, image_shape):
                 f"{'x'.join(map(str, image_shape))} (--model image_cnn); received {run.path}, of "
                 f"task {task}, length {length}, images {'x'.join(map(str, shape))}."
             )
-    return mean_reader([run.model for run in runs])
+    return mean_reader([run.model for run in runs], views=views)
 
 
 def _large_encoder(config, image_shape):

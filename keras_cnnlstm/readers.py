@@ -9,12 +9,15 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from keras_cnnlstm.arguments import check_kind, check_model, told
+from keras_cnnlstm.arguments import check_kind, check_model, check_whole, told
 from keras_cnnlstm.layers import GeometricMean
 from keras_cnnlstm.pretrained import leaf_layers
+from keras_cnnlstm.views import MOST_VIEWS, Views
 
 
-def mean_reader(models: Sequence[keras.Model], *, name: str = "readers") -> keras.Model:
+def mean_reader(
+    models: Sequence[keras.Model], *, views: int = 1, name: str = "readers"
+) -> keras.Model:
     """The encoder that gives what classifiers of single frames say, the mean over all of them.
 
     The mean is the geometric one, normalised: the logarithmic opinion pool of Heskes, "Selecting
@@ -26,6 +29,8 @@ def mean_reader(models: Sequence[keras.Model], *, name: str = "readers") -> kera
             probabilities `(B, classes)`, such as `models.image_cnn`, or from sequences of one
             frame `(B, 1, H, W, C)` to `(B, 1, classes)`. Their layers become those of the encoder,
             are frozen, and drop nothing any more.
+        views: in how many slightly moved copies each of them sees each frame, 1 to 7, in the order
+            of `views.average_views`; the mean is over these, too.
         name: the encoder's name.
 
     Returns:
@@ -33,7 +38,7 @@ def mean_reader(models: Sequence[keras.Model], *, name: str = "readers") -> kera
         given to `cnn_lstm` as its `encoder`.
 
     Raises:
-        ValueError: if there is no model, or they answer to something else.
+        ValueError: if there is no model, they answer to something else, or `views` is out of range.
 
     Example:
 
@@ -44,6 +49,7 @@ def mean_reader(models: Sequence[keras.Model], *, name: str = "readers") -> kera
     check_kind("mean_reader: `models`", models, list | tuple, "a list of models")
     if not models:
         raise ValueError("mean_reader: `models` must be one or more; received none.")
+    check_whole("mean_reader: `views`", views, 1, MOST_VIEWS)
     shapes = [_shapes(model) for model in models]
     for other in shapes:
         if other != shapes[0]:
@@ -52,14 +58,22 @@ def mean_reader(models: Sequence[keras.Model], *, name: str = "readers") -> kera
                 f"{_in_words(shapes[0])} and {_in_words(other)}."
             )
     frames = keras.Input(shapes[0][0], dtype="float32", name="frame")
+    copies = frames if views == 1 else _copies(frames, int(views))
     answers = [
-        _reading(model, shapes[0][0], f"reader{number}")(frames)
+        _reading(model, shapes[0][0], f"reader{number}")(copies)
         for number, model in enumerate(models, start=1)
     ]
-    mean = GeometricMean(name="mean")(answers)
+    mean = GeometricMean(int(views), name="mean")(answers)
     encoder = keras.Model(frames, mean, name=name)
     encoder.trainable = False
     return encoder
+
+
+def _copies(frames, views):
+    """Frames as they are and moved, `(N, H, W, C) -> (views * N, H, W, C)`: sequences of one."""
+    sequences = layers.Reshape((1, *frames.shape[1:]), dtype="float32", name="sequences")(frames)
+    moved = Views(views, dtype="float32", name="views")(sequences)
+    return layers.Reshape(frames.shape[1:], dtype="float32", name="copies")(moved)
 
 
 def _shapes(model):

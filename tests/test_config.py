@@ -78,6 +78,8 @@ def test_the_task_follows_the_model_and_the_lengths_follow_the_task():
         ({"cache": "x", "so_far": True}, "cache: expected none with digits, .* so_far True"),
         ({"cached_copies": 0}, "cached_copies: expected 1 to 1000; received 0"),
         ({"data": "x", "elastic": 1.0}, r"elastic: expected 0 with a folder of clips .* 1.0"),
+        ({"reader_views": 2}, r"reader_views: expected 1 without readers .*; received 2"),
+        ({"readers": ("run",), "reader_views": 8}, "reader_views: expected 1 to 7; received 8"),
         ({"data": "x", "erasing": 1.0}, r"erasing: expected 0 with a folder of clips .* 1.0"),
     ],
 )

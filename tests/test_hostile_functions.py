@@ -246,7 +246,9 @@ CASES = {
         prefixes.every_step_model, model=model_of(toy), orders=of(None, [[1, 0]])
     ),
     "trends.row_complete_orders": call(trends.row_complete_orders, length=of(2, 5)),
-    "readers.mean_reader": call(readers.mean_reader, models=model_of(lambda: [toy_reader()])),
+    "readers.mean_reader": call(
+        readers.mean_reader, models=model_of(lambda: [toy_reader()]), views=of(1, 2)
+    ),
     "views.average_views": call(views.average_views, model=model_of(toy), views=of(2, 7)),
     "ensembles.average_models": call(
         ensembles.average_models, models=model_of(lambda: [toy(), toy()])

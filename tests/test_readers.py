@@ -11,6 +11,7 @@ from keras_cnnlstm.features import FeatureCache, encode_images, split_model
 from keras_cnnlstm.models import cnn_lstm, image_cnn, renet, scan_lstm
 from keras_cnnlstm.readers import mean_reader
 from keras_cnnlstm.streaming import Stream
+from keras_cnnlstm.views import Views
 
 SHAPE = (8, 8, 1)
 
@@ -66,6 +67,37 @@ def test_several_say_the_geometric_mean_of_what_each_says():
     assert np.abs(expected - np.mean(each, axis=0)).max() > 1e-3  # the arithmetic one is another
     given = mean_reader(models)(images() / np.float32(255))
     np.testing.assert_allclose(given, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("views", [2, 7])
+def test_of_several_views_it_is_the_mean_over_all(views):
+    models = [reader(0), reader(1, encoder="residual_cnn")]
+    x = (images() / np.float32(255))[:, None]
+    copies = np.asarray(Views(views, dtype="float32")(x)).reshape(views, -1, *SHAPE)
+    assert len({copy.tobytes() for copy in copies}) == views
+    each = [np.asarray(mean_reader([model])(copy)) for model in models for copy in copies]
+    product = np.prod(each, axis=0, dtype=float) ** (1 / len(each))
+    found = mean_reader(models, views=views)(x[:, 0])
+    np.testing.assert_allclose(found, product / product.sum(1, keepdims=True), atol=1e-5)
+    assert np.abs(found - mean_reader(models)(x[:, 0])).max() > 1e-3
+
+
+def test_an_encoder_of_views_reads_sequences_is_saved_cached_and_streamed(tmp_path):
+    model = cnn_lstm((4, *SHAPE), 7, encoder=mean_reader([reader()], views=3), lstm_units=(5,))
+    frames = images(8).reshape(2, 4, *SHAPE)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_allclose(loaded(frames), model(frames), atol=1e-6)
+    np.testing.assert_allclose(model(frames[:1])[0], model(frames)[0], atol=1e-5)  # each by itself
+    features = encode_images(FeatureCache(tmp_path, split_model(loaded).frame_encoder), images(4))
+    plain = cnn_lstm((4, *SHAPE), 7, encoder=mean_reader([reader()]), lstm_units=(5,))
+    others = encode_images(FeatureCache(tmp_path, split_model(plain).frame_encoder), images(4))
+    assert np.abs(features - others).max() > 1e-3  # not kept under the same name
+    stream = Stream(model)
+    state = stream.initial_state(batch=2)
+    for step in range(4):
+        answer, state = stream.step(frames[:, step], state)
+    np.testing.assert_allclose(answer["probabilities"], model(frames), atol=1e-5)
 
 
 def test_a_scaling_of_the_encoders_own_stays():
@@ -135,3 +167,9 @@ def test_it_is_cached_and_streamed(tmp_path):
 def test_what_does_not_read_frames_is_refused(models, message):
     with pytest.raises(ValueError, match=f"^mean_reader: .*{message}"):
         mean_reader(models())
+
+
+@pytest.mark.parametrize("views", [0, 8, 1.5, None])
+def test_views_that_are_none(views):
+    with pytest.raises(ValueError, match="mean_reader: `views` must be "):
+        mean_reader([reader()], views=views)
