@@ -212,6 +212,8 @@ def _by_length(findings, first):
 def _learned(run, findings):
     facts = run.metrics.get("training", {})
     text = f"{len(findings.history)} epochs"
+    if "members" in facts:
+        text = f"{len(facts['members'])} models, whose mean is the answer, one after the other"
     if "sequences" in facts:
         text += f", {facts['sequences']:,} sequences in {facts['seconds']:,.0f} s"
     if "best_epoch" in facts:
