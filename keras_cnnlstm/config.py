@@ -7,8 +7,9 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from typing import Any, Literal, Self
+
+from keras_cnnlstm.annotations import check_type
 
 _EPOCHS_BUNDLED, _EPOCHS_OTHERS, _EPOCHS_CLIPS = 8, 40, 30
 
@@ -175,7 +176,7 @@ class ModelConfig:
     def _check_types(self):
         for field in dataclasses.fields(TrainConfig):
             if hasattr(self, field.name):
-                _check_type(field.name, getattr(self, field.name), field.type)
+                check_type(field.name, getattr(self, field.name), field.type)
 
     def _check_ranges(self):
         for name, low, high in _RANGES:
@@ -592,37 +593,3 @@ _RANGES = (
     ("test_sequences", 1, 1e9),
     ("seed", 0, 2**31 - 1),
 )
-
-
-def _check_type(name, value, expected) -> None:
-    """Refuses a value whose type (or, for a Literal, value) the annotation does not allow."""
-    if not _matches(value, expected):
-        from keras_cnnlstm.arguments import told  # loads NumPy, which help does without
-
-        raise ValueError(f"{name}: expected {_described(expected)}; received {told(value)}.")
-
-
-def _described(expected) -> str:
-    origin, arguments = get_origin(expected), get_args(expected)
-    if origin is Literal:
-        return "one of " + ", ".join(map(repr, arguments))
-    if origin in (Union, UnionType):
-        return " or ".join(_described(a) for a in arguments)
-    if expected is NoneType:
-        return "None"
-    return str(expected) if origin else expected.__name__
-
-
-def _matches(value, expected) -> bool:
-    origin, arguments = get_origin(expected), get_args(expected)
-    if origin is Literal:
-        return isinstance(value, str | int) and value in arguments
-    if origin in (Union, UnionType):
-        return any(_matches(value, option) for option in arguments)
-    if origin is tuple:  # tuple[int, ...], which JSON can only write as a list
-        return isinstance(value, tuple | list) and all(_matches(v, arguments[0]) for v in value)
-    if expected is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if expected is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, expected)

@@ -181,6 +181,7 @@ def _train_members(config, runtime, source, place) -> Run:
             of = f", {member.encoder}" if config.member_encoders else ""
             print(f"\nmember    {number} of {config.members}, seed {member.seed}{of}", flush=True)
             members.append(_train_member(member, runtime, place))
+        (place / "calibration.json").unlink(missing_ok=True)  # of members that trained less
         model = average_models([member.model for member in members])
         save_model(model, place / "model.keras")
         run = Run(place, config, model, {})

@@ -8,9 +8,9 @@ import keras_cnnlstm
 
 PACKAGE = Path(keras_cnnlstm.__file__).parent
 RANKS = {
-    "arguments": 0, "processor": 0,
+    "arguments": 0, "processor": 0, "annotations": 1,
     "task_arguments": 1, "trends": 2, "tasks": 3,
-    "digits": 1, "layers": 1, "cnn_layers": 1, "config": 1, "files": 1, "artefacts": 1,
+    "digits": 1, "layers": 1, "cnn_layers": 1, "config": 2, "files": 1, "artefacts": 1,
     "answers": 2,
     "plots": 1, "state_dicts": 1, "layer_weights": 1, "frames": 1, "stratification": 1,
     "calibration": 1, "averaging": 1, "read_ahead": 1, "vocabulary": 1, "containers": 1,
@@ -23,8 +23,8 @@ RANKS = {
     "runtime": 3, "sentences": 4, "clips": 3, "scanners": 3, "framewise": 3, "moving_digits": 3,
     "splits": 4, "leakage": 4, "clip_report": 4, "clip_cache": 4, "models": 4, "endpoints": 4,
     "describer": 4, "decoding": 5, "captions": 5, "runs": 5, "parity": 5, "streaming": 5,
-    "objectives": 7, "memory": 5, "prefixes": 6, "recipes": 2, "views": 3, "optimizers": 2,
-    "readers": 6, "ensembles": 2, "clip_batches": 6, "clip_checks": 5, "features": 5,
+    "objectives": 7, "memory": 5, "prefixes": 6, "recipes": 2, "views": 4, "optimizers": 2,
+    "readers": 6, "ensembles": 3, "clip_batches": 6, "clip_checks": 5, "features": 5,
     "run_writer": 8, "sources": 7, "predictors": 6, "converters": 6,
     "digit_reader": 6, "baselines": 8, "mistakes": 7, "report_facts": 8, "report_page": 9,
     "findings": 9, "report": 10,

@@ -307,7 +307,7 @@ def test_many_arguments(name, data, ends_well):
 INNER = {
     "say what `as_json` answered": ["answers.as_text", "answers.headline"],
     "take what loaded, or what another function of the package made": [
-        "artefacts.answer", "artefacts.is_version", "artefacts.required", "ensembles.as_given",
+        "artefacts.answer", "annotations.check_type", "artefacts.is_version", "artefacts.required", "ensembles.as_given",
         "benchmark.shares", "streaming.chain_of", "calibration.facts_as_text", "checkpoints.restore_checkpoint",
         "checkpoints.save_checkpoint", "clip_cache.fingerprint", "clip_cache.read_chosen",
         "features.encode_images", "features.fingerprint", "frames.fit_image", "frames.is_image",
