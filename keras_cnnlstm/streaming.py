@@ -15,6 +15,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_cnnlstm.arguments import as_array, check_names, is_whole, told
+from keras_cnnlstm.ensembles import LogOfMean
 from keras_cnnlstm.layers import LengthMask
 
 _MOST = 1_000_000  # streams side by side
@@ -23,6 +24,8 @@ State = dict[str, np.ndarray]  # lstm1_h, lstm1_c, lstm2_h, ...: (B, units) floa
 
 # Layers that do the same to a frame's features whether or not a time axis stands before them.
 _FRAMEWISE = (layers.Rescaling, layers.Dropout, layers.Activation, layers.Dense)
+
+_MEANS = (layers.Average, LogOfMean)  # of several models' answers
 
 _CHAIN = "Build the model as a chain of layers."
 
@@ -341,17 +344,27 @@ def chain_of(model):
 
 
 def _members_of(model):
-    """The models whose answers a model averages, and the layers from there to its own; or none."""
+    """The models whose mean a model answers with, and the layers from there on; or none."""
     tail, tensor = [], next(iter(getattr(model, "outputs", None) or ()), None)
     while tensor is not None:
-        layer, node_index, _ = tensor._keras_history
-        node = layer._inbound_nodes[node_index]
+        layer, node = _made_by(tensor)
         tail.append(layer)
-        given = [x._keras_history.operation for x in node.input_tensors]
-        if len(given) > 1 and all(isinstance(one, keras.Model) for one in given):
-            return given, tail[::-1]
-        tensor = node.input_tensors[0] if len(given) == 1 else None
+        if isinstance(layer, _MEANS):
+            made = [_made_by(answer) for answer in node.input_tensors]
+            whole = all(
+                isinstance(member, keras.Model)
+                and all(any(given is x for x in model.inputs) for given in call.input_tensors)
+                for member, call in made
+            )
+            return ([member for member, _ in made], tail[::-1]) if whole else ([], [])
+        tensor = node.input_tensors[0] if isinstance(layer, _FRAMEWISE) else None
     return [], []
+
+
+def _made_by(tensor):
+    """The layer that a tensor comes from, and the node of its call."""
+    layer, node_index, _ = tensor._keras_history
+    return layer, layer._inbound_nodes[node_index]
 
 
 def _frames_of(model):

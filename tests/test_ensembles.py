@@ -1,5 +1,7 @@
 """The mean of several models against the mean by hand; whole, frame by frame, and calibrated."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ import pytest
 from keras_cnnlstm.calibration import scale_temperature, scaled, softmax_head
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.ensembles import average_models, member_configs
+from keras_cnnlstm.export import export
 from keras_cnnlstm.models import bag_of_frames, cnn_lstm
+from keras_cnnlstm.predictors import open_predictor
 from keras_cnnlstm.streaming import FrameStream, Stream, step_model
 from keras_cnnlstm.views import Views, average_views
 
@@ -129,6 +133,37 @@ def test_a_live_stream_of_an_ensemble_of_ensembles():
     for frame in frames(1)[0]:
         answer = live.push(frame)
     np.testing.assert_allclose(answer.probabilities, whole(frames(1))[0], atol=1e-5)
+
+
+def test_means_of_something_else_are_not_taken_for_an_ensemble():
+    frames = keras.Input(SHAPE, dtype="uint8", name="frames")
+
+    def member(**options):
+        built = model(**options)
+        return keras.Model(built.inputs[0], built.outputs[0], name=f"member{next(numbers)}")
+
+    numbers = itertools.count(1)
+    one, other = member(), member()
+    upside_down = keras.layers.Average()([one(frames), other(frames[:, :, ::-1])])
+    joined = keras.layers.Concatenate()([one(frames), other(frames)])
+    steps = [member(per_step=True)(frames), member(per_step=True)(frames)]
+    over_time = keras.layers.GlobalAveragePooling1D()(keras.layers.Average()(steps))
+    for answer in (upside_down, joined, over_time):
+        with pytest.raises(ValueError, match="step_model: `model` must read its frames in order"):
+            step_model(keras.Model(frames, answer))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export needs TensorFlow")
+@pytest.mark.parametrize("format", ["saved_model", "litert", "onnx"])
+def test_it_is_exported_with_its_temperature(format, tmp_path):
+    whole = average_models([model(), model(encoder="conv_pool")])
+    scale_temperature(whole, 0.6)
+    done = export(whole, tmp_path / "out", format, class_names=list("abcd"))
+    assert done.parity["max_difference"] <= 1e-5
+    told = open_predictor(done.path).answer_frames(frames(1)[0])
+    found = list(told["probabilities"].values())
+    np.testing.assert_allclose(found, whole.predict(frames(1), verbose=0)[0], atol=1e-5)
 
 
 def test_a_member_that_needs_the_future_is_named():
