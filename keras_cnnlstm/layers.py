@@ -332,7 +332,7 @@ class GeometricMean(keras.layers.Layer):
 
     def compute_output_spec(self, probabilities):
         batch, *rest = probabilities[0].shape
-        return keras.KerasTensor((batch if self.views == 1 else None, *rest), "float32")
+        return keras.KerasTensor((batch and batch // self.views, *rest), "float32")
 
     def get_config(self):
         return {**super().get_config(), "views": self.views}

@@ -113,7 +113,8 @@ class Views(layers.Layer):
         return ops.concatenate(copies, axis=0)
 
     def compute_output_spec(self, frames):
-        return keras.KerasTensor((None, *frames.shape[1:]), frames.dtype)
+        batch, *rest = frames.shape
+        return keras.KerasTensor((batch and batch * self.views, *rest), frames.dtype)
 
     def get_config(self):
         return {**super().get_config(), "views": self.views, "move": self.move}
@@ -137,7 +138,8 @@ class MeanOfViews(layers.Layer):
         return ops.mean(ops.reshape(answers, (self.views, -1, *ops.shape(answers)[1:])), axis=0)
 
     def compute_output_spec(self, answers):
-        return keras.KerasTensor((None, *answers.shape[1:]), "float32")
+        batch, *rest = answers.shape
+        return keras.KerasTensor((batch and batch // self.views, *rest), "float32")
 
     def compute_mask(self, answers, previous_mask):
         return None  # that of the views is longer

@@ -8,6 +8,7 @@ import pytest
 
 from keras_cnnlstm.calibration import scale_temperature
 from keras_cnnlstm.features import FeatureCache, encode_images, split_model
+from keras_cnnlstm.memory import activation_memory
 from keras_cnnlstm.models import cnn_lstm, image_cnn, renet, scan_lstm
 from keras_cnnlstm.readers import mean_reader
 from keras_cnnlstm.streaming import Stream
@@ -98,6 +99,13 @@ def test_an_encoder_of_views_reads_sequences_is_saved_cached_and_streamed(tmp_pa
     for step in range(4):
         answer, state = stream.step(frames[:, step], state)
     np.testing.assert_allclose(answer["probabilities"], model(frames), atol=1e-5)
+
+
+def test_views_take_their_memory():
+    encoders = [mean_reader([reader()], views=views) for views in (1, 7)]
+    models = [cnn_lstm((4, *SHAPE), 7, encoder=encoder) for encoder in encoders]
+    plain, moved = (activation_memory(model, 64) for model in models)
+    assert moved > plain
 
 
 def test_a_scaling_of_the_encoders_own_stays():
