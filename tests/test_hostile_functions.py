@@ -314,7 +314,7 @@ INNER = {
         "frames.natural_order", "frames.opened_image", "layer_weights.weighted_layers",
         "leakage.image_pixels", "leakage.is_blank", "leakage.native_frames",
         "leakage.pixel_digest", "leakage.progress_line", "pipeline.batches", "pipeline.described",
-        "distortions.bent", "distortions.distorted", "distortions.redrawn", "plots.save_figure", "prefixes.last_step_accuracy", "pretrained.leaf_layers", "runs.new_run_dir",
+        "distortions.bent", "distortions.distorted", "distortions.erased", "distortions.redrawn", "plots.save_figure", "prefixes.last_step_accuracy", "pretrained.leaf_layers", "runs.new_run_dir",
         "runs.read_vocabulary", "runs.save_model", "run_writer.stopping",
         "scores.accuracy_by_length", "scores.score_answers", "scores.summary", "sentences.shifted",
         "sources.digit_task", "sources.write_example", "splits.listed",
