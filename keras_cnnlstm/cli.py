@@ -137,8 +137,10 @@ def _print_training(facts):
         return
     print(", all members together; by itself each")
     for member in facts["members"]:
-        error = f"accuracy {member['accuracy']:.2%}" if "accuracy" in member else ""
-        told = error or f"root-mean-square error {member['rmse']:.3f}"
+        if "accuracy" in member:
+            told = f"accuracy {member['accuracy']:.2%}"
+        else:
+            told = f"root-mean-square error {member['rmse']:.3f}"
         print(f"  {member['run']}  {told}, {member['encoder']}, {member['seconds']:.0f} s")
 
 

@@ -144,9 +144,9 @@ class ModelConfig:
 
     def __post_init__(self):
         self._check_types()
-        for name in ("lstm_units", "image_size", "encoder_filters"):
-            if getattr(self, name) is not None:  # a list, if it comes from JSON
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, value in list(vars(self).items()):
+            if isinstance(value, list):  # as JSON writes a tuple
+                object.__setattr__(self, name, tuple(value))
         self._fill("task", "clip" if self.data and not self._describes else _TASKS[self.model][0])
         self._fill("length", _LENGTHS.get(self._kind, 4))
         self._fill("min_length", _SHORTEST.get(self._kind, self.length))
@@ -460,7 +460,6 @@ class TrainConfig(ModelConfig):
             )
 
     def _check_readers(self):
-        object.__setattr__(self, "readers", tuple(self.readers))
         if not self.readers:
             raise ValueError("readers: expected one run directory or more; received none.")
         if self.data or self.model != "cnn_lstm":
@@ -488,7 +487,6 @@ class TrainConfig(ModelConfig):
             )
         if self.member_encoders is None:
             return
-        object.__setattr__(self, "member_encoders", tuple(self.member_encoders))
         if not 1 <= len(self.member_encoders) <= self.members or self.members == 1:
             raise ValueError(
                 "member_encoders: expected one or more encoders, and as many members at least "

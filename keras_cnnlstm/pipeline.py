@@ -95,7 +95,7 @@ def digit_sequences(
     batch_size, start = int(batch_size), int(start)  # of NumPy, they would be of another width
     _check_sequences(images, task, balance, num_sequences)
     encoded = isinstance(images, EncodedImages)
-    if encoded and (augment or elastic or erasing):
+    if encoded and _distorts(**strengths):
         raise ValueError(
             "digit_sequences: `augment`, `elastic` and `erasing` must be 0 for EncodedImages; "
             f"received {told(augment)}, {told(elastic)} and {told(erasing)}. Distort the images "
@@ -192,7 +192,7 @@ def labeled_images(
         seed=0 if seed is None else seed,
         **strengths,
     )
-    if (augment or elastic or erasing) and seed is None:
+    if _distorts(**strengths) and seed is None:
         raise ValueError(
             "labeled_images: `augment`, `elastic` and `erasing` need a `seed`; received None."
         )
@@ -418,8 +418,12 @@ def _distorting(seed, **strengths):
         moved = redrawn(images, draw, **strengths)
         return tf.reshape(moved, frames.shape)
 
-    changing = any(strengths[name] for name in ("augment", "elastic", "erasing"))
-    return distort if changing else lambda frames, *steps: frames
+    return distort if _distorts(**strengths) else lambda frames, *steps: frames
+
+
+def _distorts(*, augment, elastic, erasing, untouched):
+    """Whether these strengths change any frame."""
+    return bool(augment or elastic or erasing)
 
 
 def _check_sequences(images, task, balance, num_sequences):

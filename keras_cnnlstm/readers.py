@@ -58,7 +58,7 @@ def mean_reader(
                 f"{_in_words(shapes[0])} and {_in_words(other)}."
             )
     frames = keras.Input(shapes[0][0], dtype="float32", name="frame")
-    copies = frames if views == 1 else _copies(frames, int(views))
+    copies = Views(int(views), dtype="float32", name="views")(frames) if views > 1 else frames
     answers = [
         _reading(model, shapes[0][0], f"reader{number}")(copies)
         for number, model in enumerate(models, start=1)
@@ -67,13 +67,6 @@ def mean_reader(
     encoder = keras.Model(frames, mean, name=name)
     encoder.trainable = False
     return encoder
-
-
-def _copies(frames, views):
-    """Frames as they are and moved, `(N, H, W, C) -> (views * N, H, W, C)`: sequences of one."""
-    sequences = layers.Reshape((1, *frames.shape[1:]), dtype="float32", name="sequences")(frames)
-    moved = Views(views, dtype="float32", name="views")(sequences)
-    return layers.Reshape(frames.shape[1:], dtype="float32", name="copies")(moved)
 
 
 def _shapes(model):

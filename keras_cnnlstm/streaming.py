@@ -334,11 +334,10 @@ def chain_of(model):
         raise _refusal(model, received, _CHAIN)
     chain, tensor = [], outputs[0]
     while True:
-        layer, node_index, tensor_index = tensor._keras_history
-        node = layer._inbound_nodes[node_index]
+        layer, node = _made_by(tensor)
         if node.is_input:
             return chain[::-1]
-        _check_link(layer, node, tensor_index)
+        _check_link(layer, node, tensor._keras_history.tensor_index)
         chain.append(layer)
         tensor = node.input_tensors[0]
 

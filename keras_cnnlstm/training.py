@@ -169,9 +169,11 @@ def _train_members(config, runtime, source, place) -> Run:
             f"members: expected 1 where several workers train together; received {config.members}. "
             "Train each with a seed of its own, and average with evaluate --ensemble."
         )
-    for member in member_configs(config, Path()):
-        _build(member, runtime, source)  # refuses before there is a directory
-    place = place or new_run_dir(config)
+    if place is None:
+        # One of each kind, so that what does not fit is refused before there is a directory.
+        for member in member_configs(config, Path())[: len(config.member_encoders or (None,))]:
+            _build(member, runtime, source)
+        place = new_run_dir(config)
     _print_start(source, runtime)
     print(f"ensemble  {place}")
     with _told_how_to_go_on(place), _locked(place):
@@ -191,16 +193,17 @@ def _train_members(config, runtime, source, place) -> Run:
 def _train_member(config, runtime, ensemble) -> Run:
     """One member: trained, trained further, or read if it is there already."""
     path = Path(config.run_dir)
+    begun = (path / "config.json").exists()
+    if begun:
+        config = resumed_config(config)
+        run = load_run(path) if (path / "metrics.json").exists() else None
+        if run and run.metrics["training"]["epochs"] >= config.epochs:
+            print("trained   already", flush=True)
+            return run
+    elif path.exists():
+        shutil.rmtree(path)  # of one that was stopped at its very start
     source = open_source(config, ensemble if config.data else None)
-    if not (path / "config.json").exists():
-        shutil.rmtree(path, ignore_errors=True)  # of one that was stopped at its very start
-        return _train_one(config, runtime, source, None, ensemble)
-    config = resumed_config(config)
-    run = load_run(path) if (path / "metrics.json").exists() else None
-    if run and run.metrics["training"]["epochs"] >= config.epochs:
-        print("trained   already", flush=True)
-        return run
-    return _train_one(config, runtime, source, path, ensemble)
+    return _train_one(config, runtime, source, path if begun else None, ensemble)
 
 
 def _together(members, place):
@@ -211,7 +214,8 @@ def _together(members, place):
         row = {"run": str(member.path.relative_to(place)), "seed": member.config.seed}
         row |= {"encoder": member.config.encoder, **member.metrics["training"]}
         rows.append(row | {name: scores[name] for name in ("accuracy", "rmse") if name in scores})
-    return {**_spent(*(sum(row[what] for row in rows) for what in _SPENT)), "members": rows}
+    sequences, seconds = (sum(row[what] for row in rows) for what in ("sequences", "seconds"))
+    return {**_spent(sequences, seconds), "members": rows}
 
 
 def _adopted(model, config) -> list[str]:
@@ -417,9 +421,6 @@ def _training_facts(config, writer):
         "kept_epoch": 1 + (writer.kept_epoch or 0),
         **_spent(writer.step * config.batch_size, writer.seconds),
     }
-
-
-_SPENT = ("sequences", "seconds")
 
 
 def _spent(sequences, seconds):

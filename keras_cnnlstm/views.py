@@ -81,6 +81,8 @@ def average_views(model: keras.Model, views: int = MOST_VIEWS) -> keras.Model:
 class Views(layers.Layer):
     """Copies of sequences, each moved in its own way: `(B, T, H, W, C) -> (views * B, T, H, W, C)`.
 
+    Or of single frames, `(B, H, W, C) -> (views * B, H, W, C)`.
+
     All views of a sequence are moved as a whole, interpolated between four pixels, and rounded if
     the frames are integers; black comes in at the edges.
 
@@ -97,7 +99,7 @@ class Views(layers.Layer):
     def call(self, frames):
         if not self.move:
             return ops.concatenate([frames] * self.views, axis=0)
-        height, width, channels = frames.shape[2:]
+        height, width, channels = frames.shape[-3:]
         pixels = ops.cast(ops.reshape(frames, (-1, height * width, channels)), "float32")
         copies = [frames]
         for move in _MOVES[1 : self.views]:

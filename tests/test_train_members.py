@@ -188,6 +188,7 @@ def test_one_that_is_told_to_stop_says_how_all_go_on(whole, tmp_path, monkeypatc
 
 def test_a_finished_one_is_scored_again_and_trains_nothing(whole, copy, monkeypatch):
     monkeypatch.setattr(training, "_train_one", None)
+    monkeypatch.setattr(training, "_build", None)
     assert_same(train(config(copy), resume=True), whole)
 
 
