@@ -114,8 +114,9 @@ def grad_cam(
             the first. A model that answers at each step is asked for its last answer that counts; a
             `crnn` for all characters it reads, or for one of them wherever it could be.
         layer: name of the layer whose maps are shown; by default the last that is convolutional, or
-            keeps the places of one before it, such as a normalisation, a residual block, or a ReLU.
-            A later one knows more of the meaning, an earlier one more of the place.
+            keeps the places of one before it, such as a normalisation, a residual block, or a ReLU
+            (of `conv_pool` that behind its last pooling). A later one knows more of the meaning, an
+            earlier one more of the place.
 
     Returns:
         `(B, T, H, W)` float32 in [0, 1]; 0 in frames after the length, and everywhere if nothing

@@ -95,7 +95,7 @@ def activation_memory(model: keras.Model, batch_size: int, *, time: int | None =
 
     >>> from keras_cnnlstm.models import cnn_lstm
     >>> round(activation_memory(cnn_lstm(), 64) / 1e6)
-    189
+    215
     """
     return _bytes_of("activation_memory", model, time)(
         _checked_batch("activation_memory", batch_size)
@@ -139,7 +139,7 @@ def check_memory(
 
     >>> from keras_cnnlstm.models import cnn_lstm
     >>> check_memory(cnn_lstm(), 64, limit=10**9).describe()
-    '189 MB of 1 GB for a batch of 64'
+    '215 MB of 1 GB for a batch of 64'
     """
     batch_size = _checked_batch("check_memory", batch_size)
     if limit is not None:

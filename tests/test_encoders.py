@@ -54,6 +54,36 @@ class TestContract:
         assert numpy(y).std(axis=0).max() > 1e-3  # not the same for each frame
 
 
+class TestConvPool:
+    def test_answers_and_gradients_are_those_of_relu_before_the_pooling(self):
+        usual = keras.Sequential(
+            [
+                keras.layers.Conv2D(4, 3, padding="same", activation="relu"),
+                keras.layers.MaxPooling2D(2),
+                keras.layers.Conv2D(5, 3, padding="same", activation="relu"),
+                keras.layers.MaxPooling2D(2),
+                keras.layers.Flatten(),
+            ]
+        )
+        x, target = frames((9, 8, 2), 6) - 0.5, frames((20,), 6)
+        models = [conv_pool((4, 5)), usual]
+        for model in models:
+            model.build(x.shape)
+        rng = np.random.default_rng(1)
+        weights = [rng.normal(0, 0.5, w.shape) for w in models[0].get_weights()]
+        for model in models:
+            model.set_weights(weights)
+            model.compile(keras.optimizers.SGD(0.1), "mse")
+        ours, theirs = (model.predict_on_batch(x) for model in models)
+        assert 0.1 < (ours == 0).mean() < 0.9  # ReLU has something to do
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
+        for model in models:
+            model.train_on_batch(x, target)
+        for now, other, before in zip(*(m.get_weights() for m in models), weights, strict=True):
+            assert np.abs(now - before).max() > 1e-4
+            np.testing.assert_allclose(now, other, atol=1e-6)
+
+
 class TestResidualCNN:
     @pytest.mark.parametrize(
         ("side", "pooling", "size"),

@@ -16,9 +16,9 @@ from keras_cnnlstm.models import cnn_lstm
 from keras_cnnlstm.prefixes import every_step_model
 
 SHAPE = (2, 4, 4, 1)  # (T, H, W, C)
-# A sequence's bytes: raw and rescaled frames; two maps of 4x4, pooled to 2x2 and flattened; six
-# numbers a step of each of the five units; three classes.
-SEQUENCE = 2 * 16 + 4 * (2 * 16 + 2 * 2 * 16 + 2 * 2 * 4 + 6 * 2 * 5 + 3)
+# A sequence's bytes: raw and rescaled frames; two maps of 4x4, pooled to 2x2, behind ReLU, and
+# flattened; six numbers a step of each of the five units; three classes.
+SEQUENCE = 2 * 16 + 4 * (2 * 16 + 2 * 2 * 16 + 2 * 2 * 2 * 4 + 6 * 2 * 5 + 3)
 CONV, LSTM, HEAD = (9 * 2, 2), (8 * 20, 5 * 20, 20), (5 * 3, 3)  # numbers in each weight
 NUMBERS = sum([*CONV, *LSTM, *HEAD])
 
@@ -43,8 +43,8 @@ class TestEstimate:
     def test_equals_the_sum_by_hand(self):
         # Weights, gradients, Adam's two numbers, and twice the largest, the LSTM's kernel.
         weights = 4 * (4 * NUMBERS + 2 * 8 * 20)
-        # The model, nine layers, of which three are wrapped, and the LSTM's cell.
-        graph = memory._GRAPH[0] + 12 * memory._GRAPH[1]
+        # The model, ten layers, of which four are wrapped, and the LSTM's cell.
+        graph = memory._GRAPH[0] + 14 * memory._GRAPH[1]
         for batch in (1, 6):
             expected = graph + weights + int(memory._KEPT * batch * SEQUENCE)
             assert activation_memory(tiny(), batch) == expected
@@ -57,7 +57,7 @@ class TestEstimate:
             image = keras.Input((None, None, 1))
             options = {"encoder": keras.Model(image, conv_pool((2,)).layers[0](image))}
             x = layers.MaxPooling2D(2)(options["encoder"].output)
-            options["encoder"] = keras.Model(image, layers.Reshape((8,))(x))
+            options["encoder"] = keras.Model(image, layers.Reshape((8,))(layers.ReLU()(x)))
         assert per_sequence(tiny(**options), time=2) == pytest.approx(SEQUENCE, rel=1e-4)
 
     def test_as_many_frames_as_the_model_is_told(self):
@@ -125,7 +125,7 @@ class TestCheck:
         estimate = check_memory(tiny(), 64, limit=self.LIMIT)
         assert estimate.bytes == activation_memory(tiny(), 64) <= self.LIMIT
         assert (estimate.limit, estimate.batch_size) == (self.LIMIT, 64)
-        assert estimate.describe() == "38 MB of 50 MB for a batch of 64"
+        assert estimate.describe() == "41 MB of 50 MB for a batch of 64"
 
     def test_the_largest_batch_that_fits_is_the_largest(self):
         model = tiny()
@@ -181,7 +181,7 @@ class TestCheck:
 
     @pytest.mark.parametrize("limit", [0, 1, 10**6])
     def test_a_model_that_does_not_fit_at_all(self, limit):
-        message = r"`model` must fit into .*received 'cnn_lstm', which takes 38 MB for a batch of 1"
+        message = r"`model` must fit into .*received 'cnn_lstm', which takes 41 MB for a batch of 1"
         with pytest.raises(ValueError, match=message):
             check_memory(tiny(), 1, limit=limit)
 

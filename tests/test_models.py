@@ -141,8 +141,8 @@ class TestContract:
 def test_reference_parameters():
     assert cnn_lstm().count_params() == 1_691_399
     assert [layer.name for layer in cnn_lstm().layers] == [
-        "frames", "rescale", "conv1", "pool1", "conv2", "pool2", "flatten", "lstm1",
-        "probabilities",
+        "frames", "rescale", "conv1", "pool1", "relu1", "conv2", "pool2", "relu2", "flatten",
+        "lstm1", "probabilities",
     ]  # fmt: skip
 
 

@@ -228,7 +228,7 @@ class TestCRNN:
     def test_each_step_is_a_column_of_the_maps(self):
         model = randomised(crnn((8, 12, 1), 3, filters=(4,), lstm_units=(5,)))
         assert model.output_shape == (None, 6, 4)
-        x, names = batch((8, 12, 1)), ("pool1", "bidirectional1")
+        x, names = batch((8, 12, 1)), ("relu1", "bidirectional1")
         parts = keras.Model(model.input, [model.get_layer(name).output for name in names])
         maps, read = predict(parts, x)  # (B, 4, 6, 4), (B, 6, 10)
         *lstms, kernel, bias = model.get_weights()[2:]
