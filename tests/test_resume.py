@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 import pytest
+from power_cut import break_off
 
-from keras_cnnlstm import run_writer
 from keras_cnnlstm.checkpoints import newest_checkpoint, save_checkpoint
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.files import locked
@@ -58,25 +58,6 @@ def assert_same(run, whole):
 
 KILLS = 20
 SLOW = pytest.mark.slow
-
-
-class PowerCutError(Exception):
-    pass
-
-
-def break_off(config, batches):
-    """Trains until the power fails after so many batches."""
-    original = run_writer.RunWriter.on_train_batch_end
-
-    def on_train_batch_end(self, batch, logs=None):
-        original(self, batch, logs)
-        if self.step == batches:
-            raise PowerCutError
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_writer.RunWriter, "on_train_batch_end", on_train_batch_end)
-        with pytest.raises(PowerCutError):
-            train(config)
 
 
 @pytest.mark.parametrize("batches", [*(pytest.param(n, marks=SLOW) for n in (1, 5, 9, 18)), 7])

@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from power_cut import break_off
 
-from keras_cnnlstm import cli, run_writer, training
+from keras_cnnlstm import cli, training
 from keras_cnnlstm.calibration import scaled
 from keras_cnnlstm.clips import Clip, find_clips
 from keras_cnnlstm.config import TrainConfig
@@ -144,42 +145,20 @@ def test_the_answer_of_numbers_is_their_mean(tmp_path):
     ]
 
 
-class StopError(Exception):
-    pass
-
-
-def stopped(config, member, batches, monkeypatch, *, by=None):
-    """Trains until the power fails in this member, after so many batches; or it is told to stop."""
-    original = run_writer.RunWriter.on_train_batch_end
-
-    def on_train_batch_end(self, batch, logs=None):
-        here = self.path.name == str(member) and self.step + 1 == batches
-        self.told_to_stop |= here and by is not None
-        original(self, batch, logs)
-        if here and by is None:
-            raise StopError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run_writer.RunWriter, "on_train_batch_end", on_train_batch_end)
-        with pytest.raises(by or StopError) as stop:
-            train(config)
-    return str(stop.value)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("member", "batches"), [(1, 2), (1, 8), (2, 6)])
-def test_a_run_that_broke_off_ends_as_if_it_had_not(member, batches, whole, tmp_path, monkeypatch):
+def test_a_run_that_broke_off_ends_as_if_it_had_not(member, batches, whole, tmp_path):
     given = config(tmp_path / "run")
-    stopped(given, member, batches, monkeypatch)
+    break_off(given, batches, member=member)
     assert not (tmp_path / "run" / "model.keras").exists()
     again = train(given, resume=True)
     assert_same(again, whole)
     assert without_times(again.metrics) == without_times(whole.metrics)
 
 
-def test_one_that_is_told_to_stop_says_how_all_go_on(whole, tmp_path, monkeypatch):
+def test_one_that_is_told_to_stop_says_how_all_go_on(whole, tmp_path):
     given = config(tmp_path / "run")
-    told = stopped(given, 2, 3, monkeypatch, by=run_writer.TrainingStopped)
+    told = break_off(given, 3, member=2, told=True)
     assert told == (
         f"stopped after batch 3 of 8; go on with: keras-cnnlstm train --resume {tmp_path}/run"
     )
