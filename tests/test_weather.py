@@ -219,11 +219,11 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path, monkeypatch):
 
 class TestTooLittleMemory:
     def test_the_batch_that_fits_is_named_and_there_is_no_run(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(memory, "available_memory", lambda: 6 * 10**7)
+        monkeypatch.setattr(memory, "available_memory", lambda: 7 * 10**7)
         words = [*FLAGS, "--run-dir", tmp_path / "run", "--batch-size"]
         told = complaint(command("train", *words, 100_000))
         most, taken = re.search(
-            r"`batch_size` must be at most (\d+) with .* to fit into 60 MB; received 100000, which "
+            r"`batch_size` must be at most (\d+) with .* to fit into 70 MB; received 100000, which "
             r"takes .* GB\. Take (\d+)",
             told,
         ).groups()
