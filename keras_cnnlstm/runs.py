@@ -35,7 +35,8 @@ import keras
 
 import keras_cnnlstm.cnn_layers
 import keras_cnnlstm.ensembles
-import keras_cnnlstm.layers  # noqa: F401 - all register what saved models are made of
+import keras_cnnlstm.layers
+import keras_cnnlstm.views  # noqa: F401 - all register what saved models are made of
 from keras_cnnlstm.arguments import as_path, told
 from keras_cnnlstm.calibration import Calibration, scale_temperature
 from keras_cnnlstm.config import TrainConfig

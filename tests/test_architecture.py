@@ -2,6 +2,8 @@
 
 import ast
 import functools
+import subprocess
+import sys
 from pathlib import Path
 
 import keras_cnnlstm
@@ -85,6 +87,25 @@ def test_public_names():
     for name in keras_cnnlstm.__all__:
         assert getattr(keras_cnnlstm, name) is not None
     assert dir(keras_cnnlstm) == keras_cnnlstm.__all__
+
+
+def test_who_opens_a_run_knows_every_layer_that_it_may_be_made_of():
+    """In a process that has imported nothing else, as a command after the training."""
+    ours = {
+        f"keras_cnnlstm>{node.name}"
+        for name, tree in modules().items()
+        for node in tree.body
+        if name != "decoding"  # its layers are made for an export, and saved in no run
+        and isinstance(node, ast.ClassDef)
+        and any("register_keras_serializable" in ast.unparse(d) for d in node.decorator_list)
+        and any("layers." in ast.unparse(base) for base in node.bases)
+    }
+    assert {"keras_cnnlstm>LSTM", "keras_cnnlstm>Views", "keras_cnnlstm>LogOfMean"} <= ours
+    program = "import keras, keras_cnnlstm.runs; print(*keras.saving.get_custom_objects())"
+    told = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert ours <= set(told.split())
 
 
 def test_unknown_names_are_attribute_errors():
