@@ -244,7 +244,7 @@ def _report(command):
 
     found = evaluate(
         load_run(command.run),
-        num_sequences=command.sequences,
+        num_sequences=command.num_sequences,
         num_mistakes=command.mistakes,
         say=lambda text: print(text, flush=True),
     )["report"]

@@ -61,8 +61,9 @@ class Evaluate:
     data_dir: str | None = None
     """Folder of TensorFlow Datasets; by default the one it was trained with."""
 
-    num_sequences: int = 10_000
-    """Test sequences to draw for each of the two scores; clips to take at most."""
+    num_sequences: int | None = None
+    """Test sequences to draw for each score, or clips to take at most; by default as many as the
+    training scored, and all clips."""
 
     views: int = 1
     """Average the answers to so many slightly moved copies of the frames, up to 7: fewer errors, so
@@ -108,7 +109,7 @@ class Report:
     run: tyro.conf.Positional[Path]
     """Run directory, as `train` writes it."""
 
-    sequences: int | None = None
+    num_sequences: int | None = None
     """Test sequences to draw, or clips to take at most; by default as many as the training scored,
     and all clips."""
 

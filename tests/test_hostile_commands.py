@@ -106,13 +106,13 @@ COMMANDS = {
     ),
     "report": words(
         st.just("report"), BROKEN | WORDS,
-        some(st.sampled_from(["--sequences=5", "--mistakes=1", "--mistakes=x", "--sequences=-1"]), 0, 2),
+        some(st.sampled_from(["--num-sequences=5", "--mistakes=1", "--mistakes=x", "--num-sequences=-1"]), 0, 2),
     ),
     "report a run": words(
         st.just("report"), st.just("run"),
         st.sampled_from(
-            ["--sequences=0", "--sequences=-3", "--sequences=x", "--sequences=1e9", "--mistakes=-1",
-             "--mistakes=x", "--mistakes=99999", "--sequences=" + "9" * 30]
+            ["--num-sequences=0", "--num-sequences=-3", "--num-sequences=x", "--num-sequences=1e9", "--mistakes=-1",
+             "--mistakes=x", "--mistakes=99999", "--num-sequences=" + "9" * 30]
         ),
     ),
     "demo": words(  # which would not come back from a run that is in order
@@ -279,7 +279,7 @@ def test_no_reader_is_trained_for_a_run_that_is_broken(folder):
 def test_a_broken_reader_of_digits_is_refused(folder):
     before = tree(folder)
     with contextlib.chdir(folder):
-        code, _, err = run(["report", "misread", "--sequences=2"])
+        code, _, err = run(["report", "misread", "--num-sequences=2"])
     assert (code, tree(folder)) == (2, before)
     assert "digit_reader.keras: expected a model in Keras' format" in err
 

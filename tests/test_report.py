@@ -182,7 +182,7 @@ def test_the_reader_is_trained_once(run, monkeypatch):
 
 
 def test_the_command(run, capsys):
-    assert cli.main(["report", str(run.path), "--sequences", "60", "--mistakes", "1"]) == 0
+    assert cli.main(["report", str(run.path), "--num-sequences", "60", "--mistakes", "1"]) == 0
     text = capsys.readouterr().out
     for expected in (
         "natural test sequences", "does time help?", "Bag of frames", "Frames shuffled", "ceiling",
