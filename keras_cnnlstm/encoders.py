@@ -13,7 +13,7 @@ import keras
 from keras import layers
 
 from keras_cnnlstm.arguments import check_dropout, check_kind, is_whole, told
-from keras_cnnlstm.cnn_layers import BatchNormalization, ResidualBlock
+from keras_cnnlstm.cnn_layers import BatchNormalization, Conv2D, ResidualBlock
 
 
 def conv_pool(filters: Sequence[int] = (32, 64), kernel_size: int = 3) -> keras.Sequential:
@@ -50,7 +50,7 @@ def conv_pool_maps(
     for i, channels in enumerate(filters, start=1):
         pool = (2, 2) if narrowing is None or i <= narrowing else (2, 1)
         stack += [
-            layers.Conv2D(channels, kernel_size, padding="same", name=f"conv{i}"),
+            Conv2D(channels, kernel_size, padding="same", name=f"conv{i}"),
             layers.MaxPooling2D(pool, name=f"pool{i}"),
             layers.ReLU(name=f"relu{i}"),
         ]

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_cnnlstm.cnn_layers import BatchNormalization, ResidualBlock
+from keras_cnnlstm.cnn_layers import BatchNormalization, Conv2D, ResidualBlock
+from keras_cnnlstm.encoders import conv_pool
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
@@ -170,6 +171,96 @@ class TestResidualBlock:
     def test_bad_arguments(self, arguments, message):
         with pytest.raises(ValueError, match=f"`filters` must be 1 or more.* 1 or 2; {message}"):
             ResidualBlock(*arguments)
+
+
+class TestConv2D:
+    """Against Keras's own layer, whose gradients are TensorFlow's."""
+
+    @staticmethod
+    def pair(filters=4, size=3, **options):
+        pair = Conv2D(filters, size, **options), layers.Conv2D(filters, size, **options)
+        rng = np.random.default_rng(1)
+        for layer in pair:
+            layer.build((None, 6, 5, 3))
+        weights = [rng.normal(size=w.shape) for w in pair[0].weights]
+        for layer in pair:
+            layer.set_weights(weights)
+        return pair
+
+    @staticmethod
+    def images(batch=7):
+        return np.random.default_rng(0).normal(size=(batch, 6, 5, 3)).astype("float32")
+
+    @staticmethod
+    def gradients(layer, x, training=True):
+        """By the input, the kernel and the bias, of a weighted sum of the answers; in a graph."""
+        import tensorflow as tf
+
+        maps = layer.compute_output_shape((None, *x.shape[1:]))[1:]
+        towards = np.random.default_rng(2).normal(size=(len(x), *maps))
+
+        @tf.function(input_signature=[tf.TensorSpec((None, *x.shape[1:]))])
+        def found(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                answers = tf.cast(layer(x, **({"training": True} if training else {})), tf.float32)
+                loss = tf.reduce_sum(answers * tf.constant(towards, tf.float32))
+            return tape.gradient(loss, [x, *(w.value for w in layer.trainable_weights)])
+
+        operations = {node.type for node in found.get_concrete_function().graph.get_operations()}
+        return [numpy(part) for part in found(x)], operations
+
+    @pytest.mark.parametrize("policy", POLICIES, indirect=True)
+    @pytest.mark.parametrize("training", [True, False])
+    def test_answers_are_those_of_the_stock_layer(self, policy, training):
+        (ours, stock), x = self.pair(activation="relu"), self.images()
+        y, expected = ours(x, training=training), stock(x)
+        assert y.dtype == expected.dtype
+        np.testing.assert_allclose(numpy(y), numpy(expected), rtol=1e-6, atol=1e-6)
+
+    @pytest.mark.skipif(not TENSORFLOW, reason="of TensorFlow's gradients")
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"strides": 2, "activation": "tanh"}, {"padding": "same", "size": (2, 5)},
+         {"filters": 1}, {"use_bias": False}],
+    )  # fmt: skip
+    def test_gradients_are_those_of_the_stock_layer(self, options):
+        (ours, stock), x = self.pair(**options), self.images()
+        found, _ = self.gradients(ours, x)
+        expected, _ = self.gradients(stock, x, training=False)
+        assert len(found) == len(expected) == (2 if "use_bias" in options else 3)
+        for mine, theirs in zip(found, expected, strict=True):
+            assert np.abs(theirs).max() > 0.1
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.skipif(not TENSORFLOW, reason="of TensorFlow's operations")
+    @pytest.mark.parametrize(
+        ("policy", "options", "own"),
+        [
+            ("float32", {}, True),
+            ("mixed_bfloat16", {}, False),
+            ("float32", {"use_bias": False}, None),
+            ("float32", {"data_format": "channels_first"}, None),
+        ],
+        indirect=["policy"],
+    )
+    def test_the_bias_s_gradient_is_a_product_where_that_is_faster(self, policy, options, own):
+        layer = self.pair(**options)[0]
+        assert layer._sums_by_product(True) is bool(own)
+        assert not layer._sums_by_product(False)
+        if own is not None:
+            _, operations = self.gradients(layer, self.images())
+            assert ("BiasAddGrad" in operations) is not own
+            assert ("MatMul" in operations) is own
+
+    def test_is_what_models_train_with_and_saves_and_loads(self, tmp_path):
+        model = keras.Sequential([keras.Input((8, 8, 1)), *conv_pool((2,)).layers])
+        assert type(model.layers[0]) is Conv2D
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+        assert type(loaded.layers[0]) is Conv2D
+        x = np.ones((2, 8, 8, 1), "float32")
+        np.testing.assert_array_equal(numpy(loaded(x)), numpy(model(x)))
 
 
 class TestBatchNormalization:
