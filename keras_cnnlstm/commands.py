@@ -7,6 +7,7 @@ import contextlib
 import io
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -330,8 +331,43 @@ def _parsed(arguments):
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        title, *complaint = box.getvalue().splitlines()
-        raise ValueError(one_line(" ".join(complaint) or title)) from None
+        raise ValueError(_complaint(box.getvalue(), next(iter(arguments), ""))) from None
+
+
+def _complaint(box, command):
+    """What tyro's box says, in one line: what is wrong, what was meant, where the help is."""
+    title, *lines = box.splitlines()
+    sections: list[list[str]] = [[]]
+    for line in lines:
+        line = line.strip("\u2502")  # the box's sides, which it lacks where all must be ASCII
+        if line.strip(" \u2500-\u256f"):
+            sections[-1].append(line)
+        else:  # a rule, or the bottom
+            sections.append([])
+    said = []
+    for section in filter(None, sections):
+        section = textwrap.dedent("\n".join(section)).splitlines()
+        if section[0].startswith("Perhaps you meant"):
+            flags = _flags_of(command, section[1:])
+            section = ["Perhaps you meant:", ", ".join(flags)] if flags else []
+        elif section[0].startswith("Argument helptext"):
+            section = []  # the whole of it is where the last section says
+        said.append(one_line(" ".join(section)).rstrip("."))
+    text = ". ".join(filter(None, said)) or one_line(title)
+    if "Available subcommands" in text or not command[:1].isalpha():
+        return text
+    return text.replace(" keras-cnnlstm --help", f" keras-cnnlstm {command} --help")
+
+
+def _flags_of(command, suggestions):
+    """Of the options that tyro suggests, each with its help and where it is from, the command's."""
+    helps: dict[str, str] = {}
+    for line in suggestions:
+        if line.startswith("    --"):
+            helps[line.split()[0]] = ""
+        elif helps:
+            helps[next(reversed(helps))] += line
+    return [flag for flag, told in helps.items() if f" {command} --help" in one_line(told)]
 
 
 def one_line(text: str) -> str:

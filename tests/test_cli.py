@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -424,7 +425,22 @@ def test_bad_frames(fails, trained, tmp_path):
     [
         ([], "Expected one of {train, evaluate, "),
         (["fly"], "fly"),
-        (["train", "--fly"], "Unrecognized options: --fly"),
+        (["fly"], "Unrecognized options: fly. Available subcommands: train, evaluate, "),
+        (["fly"], "import-torch, validate, benchmark. For full helptext, run keras-cnnlstm --help"),
+        (
+            ["train", "--fly"],
+            "options: --fly. For full helptext, run keras-cnnlstm train --help\n",
+        ),
+        (
+            ["benchmark", "--out", "x"],
+            "options: --out, x. Perhaps you meant: --output. For full helptext, run keras-cnnlstm "
+            "benchmark --help\n",
+        ),
+        (["predict", "run", "--num-seq", "3"], "options: --num-seq, 3. For full helptext, "),
+        (
+            ["train", "--epochs", "x"],
+            "with base 10: 'x'. For full helptext, see keras-cnnlstm train --help\n",
+        ),
         (["train", "--batch-size", "many"], "--batch-size"),
         (["train", "--batch-size", "0"], "batch_size: expected 1 to 1e+06; received 0"),
         (["train", "--strategy", "tpu"], "--strategy"),
@@ -438,6 +454,22 @@ def test_bad_frames(fails, trained, tmp_path):
 )
 def test_bad_flags(fails, arguments, message):
     assert message in fails(*arguments)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])  # strokes around the complaint, or none
+def test_a_complaint_is_the_same_line_in_every_terminal(encoding):
+    code = "from keras_cnnlstm.commands import parse; parse(['benchmark', '--repeat', '3'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONIOENCODING": encoding, "COLUMNS": "60"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1] == (
+        "ValueError: Unrecognized options: --repeat, 3. Perhaps you meant: --repeats. For full "
+        "helptext, run keras-cnnlstm benchmark --help"
+    )
 
 
 def test_training_that_fails_by_its_numbers_is_no_bad_input(monkeypatch, capsys):
