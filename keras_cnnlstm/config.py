@@ -5,11 +5,17 @@ The command line's flags, their help and their checks all come from `TrainConfig
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from keras_cnnlstm.annotations import check_type
+from keras_cnnlstm.utils.validation import as_path, short_repr
+
+if TYPE_CHECKING:
+    from keras_cnnlstm.tasks.task import Task
 
 _EPOCHS_BUNDLED, _EPOCHS_OTHERS, _EPOCHS_CLIPS = 8, 40, 30
 
@@ -17,356 +23,479 @@ Model = Literal[
     "cnn_lstm",
     "bag_of_frames",
     "flat_mlp",
-    "channel_cnn",
+    "early_fusion_cnn",
     "image_cnn",
     "scan_lstm",
     "renet",
     "crnn",
-    "describer",
+    "captioner",
 ]
-Question = Literal["trend", "digits", "running_sum", "clip", "label", "text", "sentence"]
+
+Small = Literal["conv_pool", "small_cnn", "residual_cnn", "paired_cnn", "strided_cnn"]
+
 Encoder = Literal[
-    "conv_pool",
-    "small_cnn",
-    "residual_cnn",
-    "paired_cnn",
-    "strided_cnn",
+    Small,
     "vgg16",
     "resnet50",
     "mobilenet_v3_small",
     "mobilenet_v3_large",
     "efficientnet_v2_b0",
+    "efficientnet_lite0",
 ]
 
-_TASKS = {
-    "cnn_lstm": ("trend", "digits", "running_sum", "clip"),
-    "bag_of_frames": ("trend", "clip"),
-    "flat_mlp": ("trend",),
-    "channel_cnn": ("trend",),
-    "image_cnn": ("label",),
-    "scan_lstm": ("label",),
-    "renet": ("label",),
-    "crnn": ("text",),
-    "describer": ("sentence",),
-}  # what each model can be asked, the usual question first
+_WITH_ENCODER = ("cnn_lstm", "bag_of_frames", "early_fusion_cnn", "image_cnn")
+_FRAME_BY_FRAME = ("cnn_lstm", "bag_of_frames", "image_cnn", "captioner")
+_ENCODER_RULE = f"one of {', '.join(get_args(Encoder))}, a .keras file, or run directories"
+_OF_CLIPS = (
+    "image_size", "fit", "color_mode", "groups", "skip_broken", "flip", "sampling", "stride",
+    "frames_per_second", "folds", "motion_seconds",
+)  # fmt: skip
+_DATA_SETS = ("digits", "mnist", "kmnist")  # names that never mean a folder
+_GROUP = 4  # sequences that exchange their frames where supervision is "permuted"
+Transform = Literal["affine", "elastic", "erasing", "probability"]
+Augmentation = Literal["none", "light", "strong"] | dict[Transform, Annotated[float, (0, 3)]]
+_NO_TRANSFORM = {"affine": 0.0, "elastic": 0.0, "erasing": 0.0, "probability": 1.0}
 
-_LENGTHS = {"running_sum": 8, "label": 1, "clip": 16}  # of the longest sequence, where not 4
-_SHORTEST = {"running_sum": 1, "clip": 1}  # sequence, where it is not as long as the longest
-_WITH_ENCODER = ("cnn_lstm", "bag_of_frames", "channel_cnn", "image_cnn")
-_OF_CLIPS = ("image_size", "channels", "groups", "skip_broken", "flip", "invert", "stride")
+_LEVELS: dict[str, dict[str, float]] = {
+    "none": {},
+    "light": {"affine": 1.0},
+    "strong": {"affine": 1.0, "elastic": 0.3, "probability": 0.9},
+}
+
+_LEVELS_OF_CLIPS = {**_LEVELS, "strong": {"affine": 2.0}}
+Count = Annotated[int, (1, 1_000_000)]  # an annotation holds the range of its option
+Many = Annotated[int, (1, 1_000_000_000)]
+Share = Annotated[float, (0, 1)]
+
+
+def _is_folder(text: str, *, slashes: int = 0) -> bool:
+    """Whether a text names a folder: by its form, with more slashes than that, or by being one."""
+    plain = text.count("/") <= slashes and not text.endswith("/") and "\\" not in text
+    return not plain or text.startswith(".") or os.path.isabs(text) or os.path.isdir(text)
+
+
+def _as_folder(text: str) -> str:
+    """The same folder in a form that names a folder although there may be none any more."""
+    marked = text.startswith(".") or os.path.isabs(text) or "\\" in text
+    return text if marked else f"./{text}"
+
+
+def _is_encoder(text: str) -> bool:
+    """Whether a text names an encoder, or a file of one; else it is a run directory."""
+    return text in get_args(Encoder) or text.endswith(".keras")
+
+
+def _lasting(encoder: str) -> str:
+    """A run directory in a form that names a folder; another encoder as it is."""
+    run = not _is_encoder(encoder) and _is_folder(encoder)
+    return _as_folder(encoder) if run else encoder
+
+
+def _known(encoder: str | tuple[str, ...] | None) -> bool:
+    """Whether it is one name or one file, or run directories."""
+    if encoder is None:
+        return False
+    if isinstance(encoder, str):
+        return _is_encoder(encoder) or _is_folder(encoder)
+    return all(_is_folder(run) and not _is_encoder(run) for run in encoder)
+
+
+def _check_types(config: Any) -> None:
+    """Refuses options whose values are not of their annotations."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if not _fits(value, field.type):
+            raise ValueError(
+                f"{field.name} must be {_rule(field.type)}; received {short_repr(value)}."
+            )
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        low, high = inner[1]
+        return _fits(value, inner[0]) and bool(low <= value <= high)
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is tuple:  # or a list, as JSON writes it
+        if not isinstance(value, tuple | list) or not value:
+            return False
+        if inner[1] is not Ellipsis and len(value) != len(inner):
+            return False
+        return all(_fits(one, inner[0]) for one in value)
+    if origin is dict:
+        pairs = value.items() if isinstance(value, dict) else [(None, None)]
+        return all(_fits(key, inner[0]) and _fits(one, inner[1]) for key, one in pairs)
+    if annotation in (int, float):
+        numbers = (int, float) if annotation is float else int
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    return isinstance(value, annotation)
+
+
+_NAMES = {int: "an integer", float: "a number", str: "text", bool: "True or False"}
+
+
+def _rule(annotation: Any) -> str:
+    """What an annotation allows, for an error."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        low, high = inner[1]
+        form = ",g" if inner[0] is float else ","
+        return f"{_rule(inner[0])} from {low:{form}} to {high:{form}}"
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, inner))
+    if origin in (Union, UnionType):
+        return " or ".join(_rule(one) for one in inner if one is not NoneType)
+    if origin is tuple:
+        count = "one or more" if inner[1] is Ellipsis else len(inner)
+        return f"{count}, each {_rule(inner[0])}"
+    if origin is dict:
+        return f"{_rule(inner[1])} for each of {_rule(inner[0]).removeprefix('one of ')}"
+    return _NAMES[annotation]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """What a model reads and what it is asked: the options that decide its architecture."""
 
-    dataset: str = "digits"
-    """Images: "digits" (bundled, no network), or a TensorFlow Datasets name such as "mnist"."""
+    data: str = "digits"
+    """Images to train on: "digits" (8x8 handwriting that comes with scikit-learn, no download), a
+    TensorFlow Datasets name such as "mnist" (kept in $TFDS_DATA_DIR), or a folder of your own clips
+    with CLASS/CLIP/FRAME.png and CLASS/CLIP.mp4 (see keras-cnnlstm validate). An existing folder
+    goes before a name; ./mnist is always a folder."""
 
-    data_dir: str | None = None
-    """Folder of TensorFlow Datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    image_size: tuple[Count, Count] | None = None
+    """Height and width of the frames of clips, in pixels. Default: 64 64."""
 
-    data: str | None = None
-    """Folder of clips of your own, in place of `dataset`: CLASS/CLIP/FRAME.png and CLASS/CLIP.mp4.
-    See keras-cnnlstm validate."""
+    fit: Literal["crop", "letterbox", "stretch"] = "stretch"
+    """How frames of clips of another aspect ratio are brought to this size: the middle of them; all
+    of them between black bars; or all of them, height and width scaled differently."""
 
-    image_size: tuple[int, int] | None = None
-    """Height and width in pixels that frames of clips are brought to; by default 64 64."""
-
-    channels: Literal[1, 3] | None = None
-    """1 reads clips in grey, 3 in colour (the default)."""
+    color_mode: Literal["rgb", "grayscale", "inverted"] = "rgb"
+    """Colors of the frames of clips. "inverted" is grayscale with black and white exchanged: dark
+    strokes on light paper become light on dark."""
 
     model: Model = "cnn_lstm"
-    """Architecture. "bag_of_frames", "flat_mlp", "channel_cnn" and, of one image, "image_cnn" are
-    the baselines without an LSTM. "scan_lstm" and "renet" read one image by LSTMs alone, "crnn"
-    reads digits side by side as text, "describer" says in words what it sees."""
+    """Architecture. "bag_of_frames", "flat_mlp", "early_fusion_cnn" and, of one image, "image_cnn"
+    are the baselines without an LSTM. "scan_lstm" and "renet" read one image by LSTMs alone, "crnn"
+    reads digits side by side as text, "captioner" describes what it sees in words."""
 
-    task: Question | None = None
-    """What is asked: the trend of a sequence, the digit or the sum so far at each step (cnn_lstm),
-    the class of a clip (with --data), the label of one image (image_cnn, scan_lstm, renet), a text
-    (crnn), a sentence (describer): of a sequence of digits, with --length 1 of one image, with
-    --data of clips, as FOLDER/captions.csv (columns clip and sentence) says or else their class. By
-    default what the model is for."""
+    task: str | None = None
+    """What the model answers: the trend of a sequence, the digit or the sum so far at each step
+    (cnn_lstm), the class of a clip (a folder as --data), the label of one image (image_cnn,
+    scan_lstm, renet), a text (crnn), a caption (captioner): of a sequence of digits, of one image
+    with --length 1, of clips as FOLDER/captions.csv (columns clip and caption) or the class says.
+    Default: the usual task of the model."""
 
-    length: int | None = None
-    """Frames in the longest sequence (T), by default 4, of running_sum 8, of clips 16; at most 32,
-    of clips 10000. There are 2T - 1 trends. Digits in a text."""
+    length: Annotated[int, (1, 10_000)] | None = None
+    """Frames in the longest sequence (T), at most 32, of clips 10000. Default: 4; running_sum 8,
+    clips 16. There are 2T - 1 trends. For a text: its digits."""
 
-    min_length: int | None = None
-    """Frames in the shortest sequence (digits, running_sum, text); by default as many as in the
-    longest, of running_sum and of clips 1."""
+    min_length: Annotated[int, (1, 10_000)] | None = None
+    """Frames in the shortest sequence (digits, running_sum, text). Default: as in the longest one;
+    running_sum and clips 1."""
 
-    encoder: Encoder = "conv_pool"
-    """The CNN that turns a frame into a vector (cnn_lstm, bag_of_frames, channel_cnn, image_cnn and
-    describer): the reference, conv_pool; small_cnn of half its arithmetic; with BatchNorm
-    residual_cnn, the fastest of them, paired_cnn, and strided_cnn, which reads digits best (frames
-    of 13 pixels or more); or a large one that was trained on ImageNet (32 pixels or more)."""
+    encoder: str | tuple[str, ...] | None = None
+    """CNN that turns a frame into a vector. A name: conv_pool (the reference), small_cnn (half its
+    arithmetic), with BatchNorm residual_cnn (the fastest), paired_cnn and strided_cnn (best on
+    digits, from 13 pixels on), or one trained on ImageNet and frozen (from 32 pixels on): vgg16,
+    resnet50, mobilenet_v3_small, mobilenet_v3_large, efficientnet_v2_b0, and efficientnet_lite0,
+    whose weights come with an installed package (the extra "pretrained"). Or a .keras file of your
+    own encoder. Or run directories, frozen: of image classifiers the LSTM reads the probabilities,
+    of several their geometric mean; of other models the vectors of their encoders. Default:
+    conv_pool; of clips efficientnet_lite0 where it is installed and the frames have 96 pixels or
+    more, else residual_cnn."""
 
-    encoder_filters: tuple[int, ...] | None = None
-    """Output channels of each stage of a small encoder, first to last; by default the encoder's own
-    (32 64 conv_pool, 16 32 64 small_cnn, 32 64 96 residual_cnn, 24 48 96 paired_cnn,
-    32 64 128 strided_cnn)."""
+    motion: Literal["none", "difference", "both"] | None = None
+    """What the encoder reads: the frames; how each differs from the one `motion_seconds` before, as
+    an image (Sudhakaran and Lanz, AVSS 2017); or both (Simonyan and Zisserman, NeurIPS 2014). The
+    features of single frames say little about an action. cnn_lstm and bag_of_frames. Default: none;
+    of clips both with efficientnet_lite0 or residual_cnn, but of videos difference with the former.
+    """
 
-    encoder_weights: str = "imagenet"
-    """Weights of a large encoder: "imagenet", which are downloaded once, a file of them, or "none"
-    for random ones."""
+    motion_seconds: Annotated[float, (1e-3, 60)] = 0.2
+    """Time of film between the two frames that are compared, rounded to whole steps of
+    `frames_per_second`, one at least. Where there is no such rate: one frame."""
 
-    fine_tune: int | None = None
-    """Last layers of a large encoder that are trained too; by default none, it is frozen."""
+    encoder_filters: tuple[Annotated[int, (1, 65_536)], ...] | None = None
+    """Output channels of each stage of a small encoder, first to last. Default: 32 64 (conv_pool),
+    16 32 64 (small_cnn), 32 64 96 (residual_cnn), 24 48 96 (paired_cnn), 32 64 128 (strided_cnn).
+    """
 
-    lstm_units: tuple[int, ...] | None = None
-    """Units of each LSTM layer, first to last; by default 128 (cnn_lstm, crnn, describer), 100 100
-    (scan_lstm) or 64 64 (renet, in each direction)."""
+    fine_tune: Annotated[int, (1, 1000)] | None = None
+    """Last layers of a frozen encoder that are trained too: one trained on ImageNet, or a .keras
+    file. Default: none."""
+
+    tta: Annotated[int, (1, 7)] = 1
+    """Test-time augmentation of an encoder from run directories: copies of each frame , each
+    turned, zoomed or shifted a little, whose mean answer it gives. Costs that many times the work.
+    """
+
+    lstm_units: tuple[Annotated[int, (1, 65_536)], ...] | None = None
+    """Units of each LSTM layer, first to last. Default: 128 (cnn_lstm, crnn, captioner), 100 100
+    (scan_lstm), 64 64 (renet, in each direction)."""
 
     bidirectional: bool = False
-    """Read in both directions (cnn_lstm, scan_lstm, describer)."""
-
-    attention: bool = True
-    """Look back at all frames for each word (describer); else all that it knows of them is the
-    state in which the LSTM that read them ended."""
+    """Read in both directions (cnn_lstm, scan_lstm, captioner)."""
 
     scan_by: Literal["rows", "columns", "patches"] | None = None
-    """What a step of scan_lstm is; by default a column of the image."""
+    """What a step of scan_lstm is. Default: columns of the image."""
 
-    scan_size: int | None = None
-    """Rows or columns in a step of scan_lstm, by default 1; or the side of a patch."""
+    scan_size: Annotated[int, (1, 10_000)] | None = None
+    """Rows or columns in a step of scan_lstm, or the side of a patch, in pixels. Default: 1."""
 
-    wrap: Literal["layer", "encoder"] = "layer"
-    """Distribute each CNN layer over time by itself, or the CNN as one (cnn_lstm). Same answers."""
-
-    dropout: float = 0.0
-    """Share of the encoder's vectors, and of the outputs of each LSTM or hidden layer, dropped in
-    training; 0 to below 1."""
-
-    encoder_dropout: float | None = None
-    """Share of the outputs of each stage of a strided_cnn dropped in training; by default as many
-    as of the rest (--dropout)."""
+    dropout: Annotated[float, (0, 0.999)] | None = None
+    """Share dropped in training of the encoder's vectors, of the outputs of each LSTM or hidden
+    layer, and of each stage of a strided_cnn, 0 to 0.999. Default: 0; of clips 0.5."""
 
     def __post_init__(self):
-        self._check_types()
-        for name, value in list(vars(self).items()):
-            if isinstance(value, list):  # as JSON writes a tuple
-                object.__setattr__(self, name, tuple(value))
-        self._fill("task", "clip" if self.data and not self._describes else _TASKS[self.model][0])
-        self._fill("length", _LENGTHS.get(self._kind, 4))
-        self._fill("min_length", _SHORTEST.get(self._kind, self.length))
-        if self.data:
-            self._fill("image_size", (64, 64))
-            self._fill("channels", 3)
-        self._check_ranges()
-        for name in ("lstm_units", "encoder_filters"):
-            sizes = getattr(self, name)
-            if sizes is not None and min(sizes, default=0) < 1:
-                raise ValueError(
-                    f"{name}: expected one or more positive numbers; received {sizes}."
-                )
-        self._check_task()
+        _check_types(self)
+        if self.resolved is self:  # else that was checked when it was made
+            self._check()
+
+    @cached_property
+    def resolved(self) -> Self:
+        """These options with each open one (`None`) decided, as config.json keeps them."""
+        changes = {
+            name: value for name, value in self._defaults().items() if getattr(self, name) is None
+        }
+        for name, value in self._plain().items():
+            if value != getattr(self, name):
+                changes[name] = value
+        return dataclasses.replace(self, **changes) if changes else self
+
+    def _defaults(self) -> dict[str, Any]:
+        """What each option is that may be left open."""
+        task = self._task_class
+        length = task.default_length if self.length is None else self.length
+        size = {"image_size": (64, 64)} if self.reads_clips else {}
+        shortest = task.default_min_length or length
+        lengths = {"length": length, "min_length": shortest}
+        usual = {"encoder": "conv_pool", "motion": "none", "dropout": 0.0}
+        return {"task": self._task_name, **lengths, **size, **usual}
+
+    def _plain(self) -> dict[str, Any]:
+        """Options in the one form that means the same in every folder."""
+        lists = {
+            field.name: tuple(value)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), list)  # as JSON writes a tuple
+        }
+        encoder: Any = tuple(map(_lasting, self.encoder_runs)) or None
+        if isinstance(self.encoder, str):
+            encoder = _lasting(self.encoder)
+        data = _as_folder(self.data) if self.reads_clips else self.data
+        return {**lists, "encoder": encoder, "data": data}
 
     @property
-    def _describes(self):
-        return self.model == "describer"
+    def reads_clips(self) -> bool:
+        """Whether `data` is a folder of clips; else it is the name of a data set."""
+        return self.data not in _DATA_SETS and _is_folder(self.data, slashes=1)
 
     @property
-    def _kind(self):
-        """The task, for what it says of lengths: a sentence tells of clips, images or trends."""
-        if self.task != "sentence":
-            return self.task
-        return "clip" if self.data else "label" if self.length == 1 else "trend"
+    def encoder_runs(self) -> tuple[str, ...]:
+        """Run directories that the encoder is taken from; none if it is a name or a file."""
+        if not isinstance(self.encoder, str):
+            return tuple(self.encoder or ())
+        return () if _is_encoder(self.encoder) else (self.encoder,)
 
-    def _check_types(self):
-        for field in dataclasses.fields(TrainConfig):
-            if hasattr(self, field.name):
-                check_type(field.name, getattr(self, field.name), field.type)
+    @property
+    def channels(self) -> int:
+        """Channels of the frames of clips: 1 or 3."""
+        return 3 if self.color_mode == "rgb" else 1
 
-    def _check_ranges(self):
-        for name, low, high in _RANGES:
-            value = getattr(self, name, None)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"{name}: expected {low:g} to {high:g}; received {value}.")
+    @property
+    def invert(self) -> bool:
+        """Whether frames of clips are inverted."""
+        return self.color_mode == "inverted"
 
-    def _fill(self, name, default):
-        """Gives an option that was left open its default."""
-        if getattr(self, name) is None:
-            object.__setattr__(self, name, default)
+    @property
+    def _task_name(self) -> str:
+        """The task, or the model's usual one."""
+        return self.task or next(iter(self._tasks), "")
 
-    def _check_task(self):
-        if self.task not in _TASKS[self.model]:
+    @property
+    def _tasks(self) -> "dict[str, type[Task]]":
+        """The tasks that the model can answer on such data, the usual one first."""
+        from keras_cnnlstm.tasks.registry import TASKS  # loads NumPy, which --help does without
+
+        clips, length = self.reads_clips, self.length
+        tasks = {name: task.variant(length=length, clips=clips) for name, task in TASKS.items()}
+        return {
+            name: task
+            for name, task in tasks.items()
+            if self.model in task.models and task.draws_digits != clips
+        }
+
+    @property
+    def _task_class(self) -> "type[Task]":
+        """The class of the task.
+
+        Raises:
+            ValueError: if the model cannot answer it on such data.
+        """
+        tasks, data = self._tasks, "clips" if self.reads_clips else "digits"
+        if not tasks:
+            raise ValueError(f"model must be one that reads {data}; received {self.model!r}.")
+        if self._task_name not in tasks:
             raise ValueError(
-                f"task: expected {' or '.join(_TASKS[self.model])} with model {self.model}; "
-                f"received {self.task!r}."
+                f"task must be {' or '.join(tasks)} with model {self.model} on {data}; received "
+                f"{short_repr(self.task)}."
             )
-        if (self.task == "clip") != (self.data is not None) and not self._describes:
-            raise ValueError(
-                f"task: expected clip with a folder of clips (--data), and only then; received "
-                f"{self.task!r} with data {self.data!r}."
-            )
-        low, high = {"trend": (2, 32), "label": (1, 1), "clip": (1, 10_000)}.get(
-            self._kind, (1, 32)
+        return tasks[self._task_name]
+
+    def _check(self):
+        """Refuses options that do not fit together; none is open any more."""
+        self._check_lengths()
+        for field in dataclasses.fields(self) if not self.reads_clips else ():
+            usual = field.name not in _OF_CLIPS or getattr(self, field.name) == field.default
+            rule = f"be left out unless --data is an existing folder of clips ({self.data} is none)"
+            self._require(field.name, usual, rule)
+        self._require("encoder", _known(self.encoder), f"be {_ENCODER_RULE}")
+        runs, small = self.encoder_runs, self.encoder in get_args(Small)
+        self._require(
+            "encoder",
+            not runs or self.model in _FRAME_BY_FRAME,
+            f"be no run directory with model {self.model}, which does not encode single frames",
         )
-        if not low <= self.length <= high:
-            raise ValueError(
-                f"length: expected {low} to {high} for the task {self.task}; received "
-                f"{self.length}."
-            )
-        low = self.length if self._kind in ("trend", "label") else 1
-        high = 1 if self._kind == "clip" else self.length
-        if not low <= self.min_length <= high:
-            raise ValueError(
-                f"min_length: expected {low} to {high} for the task {self.task}; received "
-                f"{self.min_length}."
-            )
-        if self.data is None:
-            self._check_no_clips()
+        self._require(
+            "encoder_filters",
+            self.encoder_filters is None or small,
+            f"be left out with encoder {self.encoder}, whose channels are given",
+        )
+        self._require(
+            "fine_tune",
+            self.fine_tune is None or not (small or runs),
+            "be left out unless the encoder was trained on ImageNet or is a .keras file",
+        )
+        self._require("tta", self.tta == 1 or runs, "be 1 unless --encoder names run directories")
 
-    def _check_no_clips(self):
-        for field in dataclasses.fields(self):
-            if field.name in _OF_CLIPS and getattr(self, field.name) != field.default:
-                raise ValueError(
-                    f"{field.name}: expected its default without clips; received "
-                    f"{getattr(self, field.name)!r}. Give the folder of clips with --data."
-                )
+    def _require(self, name, fits, rule):
+        """Refuses an option that does not fit the others."""
+        if not fits:
+            raise ValueError(f"{name} must {rule}; received {short_repr(getattr(self, name))}.")
+
+    def _check_lengths(self):
+        task, longest, shortest = self._task_class, self.length or 0, self.min_length or 0
+        low, high = task.lengths
+        self._require(
+            "length", low <= longest <= high, f"be {low} to {high:,} for the task {self.task}"
+        )
+        low = 1 if task.variable_length else longest
+        high = longest if task.draws_digits else 1  # a clip may have any number of frames
+        self._require(
+            "min_length", low <= shortest <= high, f"be {low} to {high} for the task {self.task}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(ModelConfig):
     """Every option of a training run.
 
-    With no option at all: the reference CNN-LSTM, which tells the trend of four digits, on the
+    With no option at all: the reference CNN-LSTM, which answers the trend of four digits, on the
     real handwriting that comes with scikit-learn.
     """
 
-    batch_size: int | None = None
-    """Sequences in a training batch, with several devices all of them together; by default 64, of
-    clips 16."""
+    batch_size: Count | None = None
+    """Sequences in a training batch, of all devices together. Default: 64, of clips 16."""
 
-    steps_per_epoch: int | None = None
-    """Training batches from one validation to the next; by default 400, of clips as many as hold
-    each training clip once."""
+    steps_per_epoch: Many | None = None
+    """Training batches from one validation to the next. Default: 400, of clips as many as hold each
+    training clip once."""
 
-    epochs: int | None = None
-    """Validations until the end; by default 8 on the bundled digits, 40 on other data sets, 30 on
+    epochs: Count | None = None
+    """Validations until the end. Default: 8 on the bundled digits, 40 on other data sets, 30 on
     clips."""
 
     sampling: Literal["segments", "uniform", "window", "first"] | None = None
-    """Which T frames of a longer clip: one out of each of T equal parts, at random in training
+    """Which T frames of a longer clip are read: one of each of T equal parts, at random in training
     ("segments", the default); evenly spaced; a window of frames `stride` apart, anywhere in
-    training and in the middle else; the first ones. Shorter clips are padded and masked."""
+    training, else in the middle; the first ones. Shorter clips are padded and masked."""
 
-    stride: int = 1
-    """Every how many frames a "window" takes one."""
+    stride: Count = 1
+    """Step between the frames of a "window"."""
+
+    frames_per_second: Annotated[float, (0, 1000)] | None = None
+    """Frames of a second of film from which sampling chooses, so that clips of all rates are seen
+    at the same speed; a film of fewer frames per second gives all it has. Folders of images have no
+    time: each image counts. 0: every frame. Default: 5, of folders of images 0."""
 
     groups: str | None = None
-    """What belongs together in a split of clips, such as all clips of one recording: a regular
-    expression whose first group it is in the clip's name ('^(.+?)_'), or a CSV file with the
-    columns clip and group. By default each clip stands for itself."""
+    """Which clips belong together in a split, such as all clips of one recording: a regular
+    expression whose first group they share in their names ('^(.+?)_'), or a CSV file with the
+    columns clip and group. Default: each clip is a group of its own."""
 
     skip_broken: bool = False
-    """Train although some clips cannot be read, and list them; else they stop the run before it
-    starts."""
+    """Train without the clips that cannot be read, and list them. By default they stop the run
+    before it starts."""
 
     flip: bool = False
-    """Flip half of the training clips left to right. Off, since left and right may be the class."""
-
-    invert: bool = False
-    """Turn frames of clips negative: dark strokes on light paper into light on dark."""
+    """Mirror half of the training clips left to right. Off, since left and right may be the class.
+    """
 
     cache: str | None = None
-    """Folder to keep decoded clips in, for later epochs and runs; with a frozen encoder and
-    --no-augment the encoder's answers instead, so that the LSTM alone trains. For digits it is
-    always the answers of a frozen encoder."""
+    """Folder for what need not be computed again in later epochs and runs: decoded clips, and the
+    vectors that a frozen encoder makes of frames, of which the LSTM alone trains; of augmented
+    clips or digits those of four or eight copies. Default: for clips, the user's cache folder
+    ($XDG_CACHE_HOME/keras-cnnlstm). Decoded clips fill a quarter of the free memory first, then at
+    most 20 GB or a third of the free disk, the oldest removed first. "none": nothing is kept."""
 
-    cached_copies: int = 8
-    """In how many distorted copies, with cache, each training digit is encoded; once with
-    --no-augment."""
+    patience: Count | None = None
+    """Validations in a row without a better score after which training stops. Default: never."""
 
-    patience: int | None = None
-    """Stop after so many validations in a row without a better one; by default never."""
+    keep: Literal["best", "last"] | None = None
+    """Epoch whose weights become the model: the one with the best validation score, or the last. If
+    validation data are few, the best of many scores is the luckiest. Default: best; of clips last
+    where fewer than 500 validate."""
 
-    keep: Literal["best", "last"] = "best"
-    """Whose weights become the model: those of the epoch with the best validation score, or of the
-    last one. If validation data are few, the best of many scores is the luckiest."""
-
-    checkpoint_steps: int | None = None
-    """Also save a checkpoint after every so many batches; there is one after each epoch anyway."""
+    checkpoint_steps: Many | None = None
+    """Batches from one checkpoint to the next. Default: there is one after each epoch."""
 
     init_from: str | None = None
-    """Run directory to take first weights from, for every layer with the same name and shapes:
-    to go on from a related task."""
+    """Run directory to take first weights from, for every layer with the same name and shapes. All
+    layers are trained; for an encoder that stays as it is, give the run as --encoder."""
 
-    readers: tuple[str, ...] | None = None
-    """Run directories of image_cnn, or of another model for one digit, in place of an encoder
-    (cnn_lstm on digits): the LSTM reads their probabilities, of several the geometric mean. They
-    stay as they are."""
-
-    reader_views: int = 1
-    """In how many copies of each frame the readers look, turned, zoomed and shifted a little, up to
-    7; the mean is over these, too. So many times as slow, but for what --cache keeps."""
-
-    freeze: bool = False
-    """Leave the layers taken from init_from as they are, and train the others: a first stage, after
-    which a run from that run may train all."""
-
-    so_far: bool = False
-    """Learn the trend so far at every step too, not only that of the whole sequence (cnn_lstm on
-    trends, not bidirectional)."""
-
-    reorder: bool = False
-    """Also learn the trends of the same frames in other orders, in which each frame follows each
-    other equally often: the encoder reads them once, for all orders (with so_far)."""
-
-    regroup: int = 1
-    """How many sequences of a batch exchange their frames: the trends of each sequence that comes
-    of it are learned, too, and the encoder reads each frame once. A divisor of batch_size (with
-    so_far)."""
+    supervision: Literal["last", "every_step", "permuted"] = "last"
+    """What a cnn_lstm learns from a trend: its answer after the last frame; after every step, from
+    the trend so far; or also in other orders of the frames, in which each frame follows each other
+    equally often, exchanged among each four sequences of a batch ("permuted", for which batch_size
+    is a multiple of 4). The encoder reads each frame once. Not bidirectional."""
 
     optimizer: Literal["adam", "adadelta", "rmsprop", "sgd"] = "adam"
     """How gradients become steps; with Keras's settings, adadelta with PyTorch's."""
 
-    learning_rate: float = 1e-3
-    """Step size of the optimizer at the start."""
+    learning_rate: Annotated[float, (1e-12, 1e3)] = 1e-3
+    """Step size of the optimizer at the start. It falls to zero along half a cosine; that of
+    adadelta, which adapts its steps, stays."""
 
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """How the learning rate goes on: down to zero along a half cosine, or not at all."""
+    weight_decay: Share = 0.0
+    """Share of each weight taken off at every step, times the learning rate (Loshchilov and Hutter,
+    "Decoupled Weight Decay Regularization", 2019)."""
 
-    weight_decay: float = 0.0
-    """Share of each weight taken off at every step, times the learning rate: keeps weights small,
-    against learning by heart (Loshchilov and Hutter, "Decoupled Weight Decay Regularization",
-    2019)."""
+    ema: Annotated[float, (0, 0.99999)] = 0.0
+    """Momentum of a running average of the weights, which validation and the saved model use; 0.999
+    is usual, 0 is off."""
 
-    ema: float = 0.0
-    """Momentum of a running average of the weights, which takes their place in validation and in
-    what is saved; 0.999 is usual, 0 is off."""
+    balance: Share | None = None
+    """Share of training sequences whose trend is drawn uniformly, 0 to 1; the rest is natural.
+    Default: 0.5. Only for trends and their captions."""
 
-    balance: float | None = None
-    """Share of training sequences whose trend is drawn uniformly, 0 to 1, by default half of them;
-    the rest is natural. Other tasks than trend, and sentence on digits, have none."""
+    augmentation: Augmentation | None = None
+    """Random transforms of training frames, or of a clip as a whole. "light" is affine: rotation up
+    to 12 degrees, shear, zoom, and shift up to 8 % of the side. "strong" adds elastic distortion
+    and leaves a tenth of the frames as they are; for clips it is affine at 2. Or strengths by name,
+    0 to 3, 1 being usual: affine 1.1 elastic 0.3 erasing 1 probability 0.9. Elastic: Simard et al.,
+    "Best Practices for Convolutional Neural Networks", 2003. Erasing blackens up to three
+    rectangles: Zhong et al., "Random Erasing Data Augmentation", 2020. Probability: share of the
+    frames that is transformed, 0 to 1. Default: light; of clips with a frozen efficientnet_lite0
+    none, where four copies of each clip took four times the time and changed no score."""
 
-    augment: bool = True
-    """Distort each training frame, or clip as a whole, by a small random rotation, shear, zoom and
-    shift."""
-
-    distortion: float = 1.0
-    """Strength of augment: 1 turns a frame by up to 12 degrees and shifts it by up to 8 % of its
-    size; twice that is hard to read."""
-
-    elastic: float = 0.0
-    """Strength of elastic distortions, as of an unsteady hand, that augment adds to frames of
-    digits; 1 is usual, 0 is off (Simard et al., "Best Practices for Convolutional Neural Networks
-    Applied to Visual Document Analysis", 2003)."""
-
-    erasing: float = 0.0
-    """Strength of random erasing, by which augment leaves gaps in frames of digits, as a pen does
-    that does not write: at 1 three black rectangles, each of up to 30 % of the sides; 0 is off
-    (Zhong et al., "Random Erasing Data Augmentation", 2020)."""
-
-    untouched: float = 0.0
-    """Share of the frames of digits that augment leaves as they are, 0 to 1: distorted ones are a
-    little blurred, those of the test are not."""
-
-    validation_sequences: int = 2000
+    validation_sequences: Many = 2000
     """Natural sequences of validation digits for each validation, rounded up to whole batches."""
 
-    test_sequences: int = 10_000
+    test_sequences: Many = 10_000
     """Sequences of test digits for the final scores, once natural and once balanced."""
 
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
@@ -376,139 +505,159 @@ class TrainConfig(ModelConfig):
     """Devices; "auto" mirrors the model on all GPUs of this machine, and trains with other machines
     where $TF_CONFIG names them ("multi-worker")."""
 
-    members: int = 1
-    """Models to train, one after the other, each with the next seed, whose mean answer is the
-    run's: an ensemble, better than each of them. Each is a run of its own, in RUN/members."""
+    ensemble: tuple[str, ...] | None = None
+    """Encoders of the members of an ensemble, each as --encoder takes it: paired_cnn strided_cnn
+    paired_cnn trains three models one after the other, each with the next seed, whose mean answer
+    is the answer of the run. Each member is a run of its own, in RUN/members."""
 
-    member_encoders: tuple[Encoder, ...] | None = None
-    """Encoders that the members take in turn, since networks that differ err on different
-    sequences; by default all have the one of --encoder."""
+    folds: Annotated[int, (2, 100)] | None = None
+    """Cross-validation of clips: train this many models one after the other, each tested on another
+    part of the clips, so that each clip is tested once by a model that has not seen it, nor its
+    group. Use it where there are few clips: one test part of 20 clips says little. Each class needs
+    as many --groups as folds. Each fold is a run of its own, in RUN/folds; RUN/out_of_fold.csv has
+    the answer to each clip. Takes that many times as long. Default: one split, one model."""
 
-    seed: int = 0
-    """Of weights, data and dropout, 0 to 2**31 - 1. Same seed and machine type, same numbers."""
+    ensemble_folds: bool = False
+    """Also make one model of those of the folds, their mean answer, as RUN/model.keras. It has seen
+    every clip, so the scores of the folds stand for it; it takes the work of all of them."""
+
+    seed: Annotated[int, (0, 2**31 - 1)] = 0
+    """Seed of weights, data and dropout. Same seed and machine type, same numbers."""
 
     run_dir: str | None = None
-    """Where to write; must not exist. By default runs/DATASET-MODEL, with the task where it is not
-    the model's usual one, numbered if that is taken."""
+    """Where to write; must not exist. Default: runs/DATA-MODEL, with the task where it is not the
+    model's usual one, numbered if that is taken."""
 
     tensorboard: bool = False
     """Also write TensorBoard logs into the run directory: curves, and after each validation the
     confusion matrix and examples with the answers (needs the extra "tensorboard")."""
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.data:
-            self._fill("epochs", _EPOCHS_CLIPS)
-            self._fill("batch_size", 16)
-            self._fill("sampling", "segments")
-            if self.stride > 1 and self.sampling != "window":
-                raise ValueError(
-                    f"stride: expected 1 with sampling {self.sampling}; received {self.stride}. "
-                    "Use it with --sampling window."
-                )
-        else:
-            self._fill("epochs", _EPOCHS_BUNDLED if self.dataset == "digits" else _EPOCHS_OTHERS)
-            self._fill("batch_size", 64)
-            self._fill("steps_per_epoch", 400)
-            if self.sampling is not None:
-                raise ValueError(
-                    f"sampling: expected none without clips; received {self.sampling!r}. Give the "
-                    "folder of clips with --data."
-                )
-        for name in ("elastic", "erasing", "untouched"):
-            if getattr(self, name) and self.data:
-                raise ValueError(
-                    f"{name}: expected 0 with a folder of clips (--data), whose frames are "
-                    f"distorted all alike; received {getattr(self, name)}."
-                )
-        if self.so_far and (self.task != "trend" or self.model != "cnn_lstm" or self.bidirectional):
-            raise ValueError(
-                "so_far: expected off but for the task trend, with model cnn_lstm, not "
-                f"bidirectional; received True with task {self.task}, model {self.model}, "
-                f"bidirectional {self.bidirectional}."
-            )
-        if self.reorder and not self.so_far:
-            raise ValueError("reorder: expected off without so_far (--so-far); received True.")
-        if self.readers is not None:
-            self._check_readers()
-        elif self.reader_views > 1:
-            raise ValueError(
-                f"reader_views: expected 1 without readers (--readers); received "
-                f"{self.reader_views}."
-            )
-        self._check_members()
-        if self.regroup > 1 and not self.so_far:
-            raise ValueError(
-                f"regroup: expected 1 without so_far (--so-far); received {self.regroup}."
-            )
-        if self.freeze and not self.init_from:
-            raise ValueError(
-                "freeze: expected off without init_from, which says where the layers to freeze "
-                "come from; received True."
-            )
-        if self.cache and not self.data and (self.model != "cnn_lstm" or self.so_far):
-            raise ValueError(
-                "cache: expected none with digits, but for a cnn_lstm with a frozen encoder, whose "
-                f"answers it keeps, and not with so_far; received {self.cache!r} with model "
-                f"{self.model}, so_far {self.so_far}."
-            )
-        self._fill("balance", 0.5 if self._kind == "trend" else 0.0)
-        if self.balance and self._kind != "trend":
-            raise ValueError(
-                f"balance: expected 0 for the task {self.task}, whose sequences have no class to "
-                f"balance; received {self.balance}."
-            )
+    def _defaults(self):
+        clips, bundled = self.reads_clips, self.data == "digits"
+        of_clips = {"sampling": "segments", "frames_per_second": 0.0}
+        epochs = _EPOCHS_CLIPS if clips else _EPOCHS_BUNDLED if bundled else _EPOCHS_OTHERS
+        return {
+            **super()._defaults(),
+            "epochs": epochs,
+            "batch_size": 16 if clips else 64,
+            "balance": 0.5 if self._task_class.can_balance else 0.0,
+            "keep": "best",
+            **(of_clips if clips else {"steps_per_epoch": 400}),
+        }
 
-    def _check_readers(self):
-        if not self.readers:
-            raise ValueError("readers: expected one run directory or more; received none.")
-        if self.data or self.model != "cnn_lstm":
-            raise ValueError(
-                "readers: expected none but for model cnn_lstm on digits; received "
-                f"{', '.join(self.readers)} with model {self.model}, data {self.data!r}."
-            )
-        for name in ("encoder", "encoder_filters", "encoder_dropout", "fine_tune"):
-            if getattr(self, name) != getattr(ModelConfig, name):
-                raise ValueError(
-                    f"{name}: expected its default with readers, which take the encoder's place; "
-                    f"received {getattr(self, name)!r}."
-                )
+    def _plain(self):
+        ensemble = self.ensemble and tuple(map(_lasting, self.ensemble))
+        return {**super()._plain(), "ensemble": ensemble, "augmentation": self.transforms}
 
-    def _check_members(self):
-        if self.members > 1 and self._describes:
-            raise ValueError(
-                "members: expected 1 with model describer, which says a sentence word by word; "
-                f"received {self.members}."
-            )
-        if self.seed + self.members > 2**31:
-            raise ValueError(
-                f"seed: expected {2**31 - self.members} at most, since each of {self.members} "
-                f"members takes the next one; received {self.seed}."
-            )
-        if self.member_encoders is None:
-            return
-        if not 1 <= len(self.member_encoders) <= self.members or self.members == 1:
-            raise ValueError(
-                "member_encoders: expected one or more encoders, and as many members at least "
-                f"(--members), two or more; received {len(self.member_encoders)} for "
-                f"{self.members}."
-            )
-        if self.encoder != ModelConfig.encoder:
-            raise ValueError(
-                f"encoder: expected its default with member_encoders, which take its place; "
-                f"received {self.encoder!r}."
-            )
-        if self.readers or self.model not in _WITH_ENCODER:
-            raise ValueError(
-                f"member_encoders: expected none but with model {', '.join(_WITH_ENCODER)}, and "
-                f"without readers, which take the encoder's place; received "
-                f"{', '.join(self.member_encoders)} with model {self.model}, readers "
-                f"{self.readers}."
-            )
+    @property
+    def transforms(self) -> dict[str, float]:
+        """Strengths of the transforms affine, elastic and erasing, and their probability."""
+        if self.augmentation is None or isinstance(self.augmentation, str):
+            levels = _LEVELS_OF_CLIPS if self.reads_clips else _LEVELS
+            return {**_NO_TRANSFORM, **levels[self.augmentation or "light"]}
+        return _NO_TRANSFORM | {str(name): value for name, value in self.augmentation.items()}
+
+    @property
+    def motion_lag(self) -> int:
+        """Steps between the frames that `motion` compares."""
+        return max(1, round(self.motion_seconds * (self.frames_per_second or 0)))
+
+    @property
+    def cache_folder(self) -> str | None:
+        """The folder that `cache` names, if it does."""
+        return None if self.cache == "none" else self.cache
+
+    @property
+    def augments(self) -> bool:
+        """Whether any training frame is transformed."""
+        transforms = self.transforms
+        return bool(transforms.pop("probability")) and any(transforms.values())
+
+    @property
+    def group(self) -> int:
+        """Sequences of a batch that exchange their frames."""
+        return _GROUP if self.supervision == "permuted" else 1
+
+    def _check(self):
+        super()._check()
+        clips, transforms = self.reads_clips, self.transforms
+        self._require(
+            "stride", self.stride == 1 or self.sampling == "window", "be 1 unless --sampling window"
+        )
+        self._require(
+            "motion", clips or self.motion == "none", "be none with digits, which are drawn singly"
+        )
+        lag = self.motion_lag
+        self._require(
+            "motion_seconds",
+            self.motion == "none" or lag < (self.length or 0),
+            f"be shorter than the sequence: {self.length} frames, each compared with the one {lag} "
+            "before",
+        )
+        self._require(
+            "augmentation",
+            not clips or {**transforms, "affine": 0.0} == _NO_TRANSFORM,
+            "name affine alone for clips (--data FOLDER), each of which is moved as a whole",
+        )
+        self._require(
+            "augmentation", transforms["probability"] <= 1, "have a probability from 0 to 1"
+        )
+        task = self._task_class
+        causal = self.model == "cnn_lstm" and not self.bidirectional
+        self._require(
+            "supervision",
+            self.supervision == "last" or (task.answers_at_every_step and causal),
+            "be last except for the task trend with model cnn_lstm, not bidirectional",
+        )
+        self._require(
+            "batch_size",
+            (self.batch_size or 1) % self.group == 0,
+            f"be a multiple of {_GROUP} with --supervision permuted",
+        )
+        self._require(
+            "cache",
+            not self.cache_folder
+            or clips
+            or (self.model == "cnn_lstm" and self.supervision == "last"),
+            "be left out with digits, except for a cnn_lstm with --supervision last",
+        )
+        self._require(
+            "balance", not self.balance or task.can_balance, f"be 0 for the task {self.task}"
+        )
+        self._require(
+            "folds",
+            not (self.folds and self.ensemble),
+            "be left out with --ensemble: train the folds of each encoder in a run of their own",
+        )
+        one_answer = self.folds and task.output != "tokens"
+        self._require(
+            "ensemble_folds",
+            one_answer or not self.ensemble_folds,
+            "be left out without --folds, and for captions, whose folds have words of their own",
+        )
+        if self.ensemble is not None:
+            self._check_ensemble(self.ensemble)
+
+    def _check_ensemble(self, members):
+        self._require("ensemble", len(members) > 1, "have two encoders or more")
+        self._require(
+            "ensemble",
+            self.model in _WITH_ENCODER,
+            f"be left out with model {self.model}: train each member with a seed of its own, and "
+            "average them with evaluate --ensemble",
+        )
+        self._require("ensemble", all(map(_known, members)), f"be encoders, each {_ENCODER_RULE}")
+        self._require(
+            "encoder",
+            self.encoder in (None, "conv_pool"),
+            "be left out with --ensemble, which names the encoders",
+        )
+        most = 2**31 - len(members)
+        self._require("seed", self.seed <= most, f"be {most} at most for {len(members)} members")
 
     def to_json(self) -> str:
-        """The options as a JSON object, defaults filled in."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        """The options as a JSON object, the open ones decided."""
+        return json.dumps(dataclasses.asdict(self.resolved), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -531,31 +680,35 @@ class TrainConfig(ModelConfig):
                 f"config: expected options of TrainConfig; received {unknown!r:.200} too. Was it "
                 "written by another version?"
             )
-        return cls(**values)
+        return cls(**values).resolved
 
     @property
-    def reading(self) -> dict[str, Any]:
-        """What the model was trained for, and how its frames were read, for those who ask it."""
-        told = ["length", "min_length"]
-        told += ["sampling", "stride", "invert"] if self.data else ["dataset"]
-        return {"name": self.task, **{name: getattr(self, name) for name in told}}
+    def task_metadata(self) -> dict[str, Any]:
+        """What the model was trained for, and how its frames were read, for exports."""
+        config = self.resolved
+        names = ["length", "min_length"]
+        if self.reads_clips:
+            names += ["sampling", "stride", "frames_per_second", "fit"]
+        source = {"invert": self.invert} if self.reads_clips else {"dataset": self.data}
+        read = {name: getattr(config, name) or None for name in names}
+        return {"name": config.task, **read, **source}
 
     @property
     def num_steps(self) -> int:
         """Training batches of the whole run; for clips once `steps_per_epoch` is known."""
-        assert self.epochs is not None  # filled in by __post_init__
-        assert self.steps_per_epoch is not None  # filled in when the clips were counted
-        return self.epochs * self.steps_per_epoch
+        config = self.resolved
+        assert config.epochs is not None
+        assert config.steps_per_epoch is not None  # decided when the clips were counted
+        return config.epochs * config.steps_per_epoch
 
     @property
     def default_run_dir(self) -> Path:
-        """`runs/DATASET-MODEL` (and the task, if it is not the model's usual one).
+        """`runs/DATA-MODEL` (and the task, if it is not the model's usual one).
 
         With the first free number if that is taken.
         """
-        usual = self.task in (_TASKS[self.model][0], "clip")
-        unusual = "" if usual else f"-{self.task}"
-        data = Path(self.data).resolve().name if self.data else self.dataset.replace("/", "-")
+        unusual = "" if self._task_name == next(iter(self._tasks)) else f"-{self._task_name}"
+        data = Path(self.data).resolve().name if self.reads_clips else self.data.replace("/", "-")
         base = Path("runs") / f"{data}-{self.model}{unusual}"
         number, path = 1, base
         while path.exists():
@@ -564,30 +717,15 @@ class TrainConfig(ModelConfig):
         return path
 
 
-_RANGES = (
-    ("stride", 1, 1_000_000),
-    ("fine_tune", 1, 1000),
-    ("patience", 1, 1e6),
-    ("weight_decay", 0, 1),
-    ("ema", 0, 0.99999),
-    ("distortion", 0, 3),
-    ("elastic", 0, 3),
-    ("erasing", 0, 3),
-    ("untouched", 0, 1),
-    ("checkpoint_steps", 1, 1e9),
-    ("cached_copies", 1, 1000),
-    ("regroup", 1, 1000),
-    ("reader_views", 1, 7),
-    ("members", 1, 100),
-    ("scan_size", 1, 10_000),
-    ("dropout", 0, 0.999),
-    ("encoder_dropout", 0, 0.999),
-    ("batch_size", 1, 1_000_000),
-    ("steps_per_epoch", 1, 1e9),
-    ("epochs", 1, 1e6),
-    ("learning_rate", 1e-12, 1e3),
-    ("balance", 0, 1),
-    ("validation_sequences", 1, 1e9),
-    ("test_sequences", 1, 1e9),
-    ("seed", 0, 2**31 - 1),
-)
+def load_config(path: str | Path) -> TrainConfig:
+    """Reads the options of a run directory.
+
+    Raises:
+        FileNotFoundError: if there is no such directory, or it has no `config.json`.
+        ValueError: if that cannot be read.
+    """
+    from keras_cnnlstm.utils.files import check_run_file, read_text  # they load NumPy
+
+    path = as_path("load_config: `path`", path)
+    check_run_file(path, "config.json")
+    return TrainConfig.from_json(read_text(path / "config.json"))

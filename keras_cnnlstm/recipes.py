@@ -1,63 +1,74 @@
 """Options of `TrainConfig` that belong together, under a name. Loads neither Keras nor TensorFlow.
 
-`keras-cnnlstm train --recipe fast`, or `TrainConfig(**RECIPES["fast"])`. What each of them scores
-and takes was measured on 2 cores, on natural test sequences of MNIST (`README.md` has the commands,
-machines and more figures).
+`keras-cnnlstm train --recipe fast`, or `train(RECIPES["fast"])`. What each of them scores and takes
+was measured on 2 cores, on natural test sequences of MNIST (`README.md` has the commands, machines
+and more figures).
 """
 
-from typing import Any, Literal
+from dataclasses import replace
 
-RecipeName = Literal["reference", "fast", "single", "best"]
+from keras_cnnlstm.config import TrainConfig
 
-_THOROUGH = {  # what the long ones have in common
-    "dataset": "mnist",
-    "encoder_filters": (32, 64, 128),
-    "lstm_units": (256,),
-    "so_far": True,
-    "reorder": True,
-    "regroup": 4,
-    "distortion": 1.0,
-    "elastic": 0.3,
-    "untouched": 0.1,
-    "batch_size": 48,
-    "steps_per_epoch": 900,
-    "learning_rate": 2e-3,
-    "weight_decay": 0.1,
-    "dropout": 0.4,
-    "ema": 0.999,
-    "keep": "last",
-    "balance": 0.25,
-    "validation_sequences": 4000,
+_CLIPS = "./clips"  # stands for a folder of clips, which --data names
+
+_SINGLE = TrainConfig(
+    data="mnist",
+    encoder="paired_cnn",
+    encoder_filters=(32, 64, 128),
+    lstm_units=(256,),
+    supervision="permuted",
+    augmentation="strong",
+    batch_size=48,
+    steps_per_epoch=900,
+    epochs=10,
+    learning_rate=2e-3,
+    weight_decay=0.1,
+    dropout=0.4,
+    ema=0.999,
+    keep="last",
+    balance=0.25,
+    validation_sequences=4000,
+)
+
+RECIPES: dict[str, TrainConfig] = {
+    "reference": TrainConfig(data="mnist"),
+    "fast": TrainConfig(
+        data="mnist",
+        encoder="paired_cnn",
+        encoder_filters=(16, 32, 64),
+        supervision="permuted",
+        augmentation={"affine": 0.7, "elastic": 0.4, "probability": 0.8},
+        steps_per_epoch=480,
+        epochs=3,
+        learning_rate=3e-3,
+        ema=0.998,
+        balance=0.25,
+    ),
+    "single": _SINGLE,
+    "best": replace(
+        _SINGLE,
+        encoder=None,
+        ensemble=("paired_cnn", "strided_cnn", "paired_cnn", "strided_cnn"),
+        epochs=8,
+        test_sequences=40_000,
+    ),
+    "quick": TrainConfig(data=_CLIPS, augmentation="none", epochs=12),
+    "careful": TrainConfig(
+        data=_CLIPS,
+        encoder="efficientnet_lite0",
+        image_size=(224, 224),
+        motion="difference",
+        fine_tune=12,
+        learning_rate=1e-4,
+        weight_decay=0.05,
+        ema=0.99,
+    ),
+    "from_scratch": TrainConfig(
+        data=_CLIPS, encoder="residual_cnn", image_size=(96, 96), motion="both", epochs=60
+    ),
 }
-
-RECIPES: dict[str, dict[str, Any]] = {
-    "reference": {"dataset": "mnist"},
-    "fast": {
-        "dataset": "mnist",
-        "encoder": "paired_cnn",
-        "encoder_filters": (16, 32, 64),
-        "so_far": True,
-        "reorder": True,
-        "regroup": 4,
-        "distortion": 0.7,
-        "elastic": 0.4,
-        "untouched": 0.2,
-        "steps_per_epoch": 480,
-        "epochs": 3,
-        "learning_rate": 3e-3,
-        "ema": 0.998,
-        "balance": 0.25,
-    },
-    "single": {**_THOROUGH, "encoder": "paired_cnn", "epochs": 10},
-    "best": {
-        **_THOROUGH,
-        "members": 4,
-        "member_encoders": ("paired_cnn", "strided_cnn"),
-        "epochs": 8,
-        "test_sequences": 40_000,
-    },
-}
-"""The recipes by name.
+"""The recipes by name. The last three are for clips, whose folder --data names; what they leave
+open `training.clip_defaults` decides.
 
 * `reference`: the architecture and the settings of the tutorials, 40 epochs: 98.35 % in 494 s on
   another machine, with bfloat16.
@@ -71,4 +82,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 * `best`: four such models, half of them with convolutions that halve the image themselves, each
   with a fifth fewer batches, and the mean of their answers: 99.53 % of 40,000 sequences, after 53
   minutes of training in half precision on two cores with AMX, 63 with start and scoring.
+* `quick`: a first answer. Each frame is encoded once, as it is, and 12 epochs are trained.
+* `careful`: the last layers of the pretrained encoder are trained too, at a small learning rate:
+  hours without a GPU.
+* `from_scratch`: a small encoder that has seen no other images, of frames and their differences.
 """

@@ -7,12 +7,22 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnnlstm.digits import LabeledImages
+from keras_cnnlstm.data.datasets import LabeledImages
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """The user's folder of decoded clips, which no test may touch, lies elsewhere."""
+    folder = str(tmp_path_factory.mktemp("cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+            patch.setenv(name, folder)
+        yield
 
 
 @pytest.fixture(scope="session")
 def coded_images():
-    """55 images of 6x5 pixels, each telling its digit and its index by its pixels' values.
+    """55 images of 6x5 pixels, whose values encode the digit and the index of the image.
 
     `digit + 1` images of each digit: all pixels are `20 * digit + k`, k = 0, 1, ..., shuffled.
     """
@@ -26,8 +36,19 @@ def coded_images():
 
 
 @pytest.fixture
+def reloaded(tmp_path):
+    """Saves a model and loads it as one of unknown origin."""
+
+    def reloaded(model):
+        model.save(tmp_path / "model.keras")
+        return keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+
+    return reloaded
+
+
+@pytest.fixture
 def policy(request):
-    """The dtype policy that the test asks for by `indirect=True`, for as long as it runs."""
+    """The dtype policy that the test asks for with `indirect=True`, while it runs."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(request.param)
     yield request.param
@@ -35,12 +56,12 @@ def policy(request):
 
 
 class Hang(BaseException):
-    """No error that a function may raise: it did not come back."""
+    """A function did not return; no function may raise or catch this."""
 
 
-_HANG = 120  # seconds, in which an input that is small answers even on a busy machine
+_HANG = 120  # seconds; a small input takes less even on a busy machine
 _CASES = pytest.StashKey[int]()
-_TOLD = pytest.StashKey[list[str]]()
+_RECORDS = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
@@ -77,27 +98,27 @@ def ends_well(pytestconfig):
 
 
 @pytest.fixture
-def tell(pytestconfig):
-    """Has a line, such as a figure that was measured, printed beneath the results."""
-    return pytestconfig.stash.setdefault(_TOLD, []).append
+def record(pytestconfig):
+    """Prints a line, such as a measured figure, below the results."""
+    return pytestconfig.stash.setdefault(_RECORDS, []).append
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-    """Adds what a process of pytest-xdist has counted and told."""
+    """Adds the counts and records of a process of pytest-xdist."""
     output, stash = getattr(node, "workeroutput", {}), node.config.stash
     stash[_CASES] = stash.get(_CASES, 0) + output.get("hostile cases", 0)
-    stash.setdefault(_TOLD, []).extend(output.get("told", []))
+    stash.setdefault(_RECORDS, []).extend(output.get("records", []))
 
 
 def pytest_sessionfinish(session):
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["hostile cases"] = session.config.stash.get(_CASES, 0)
-        session.config.workeroutput["told"] = session.config.stash.get(_TOLD, [])
+        session.config.workeroutput["records"] = session.config.stash.get(_RECORDS, [])
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    for line in config.stash.get(_TOLD, []):
+    for line in config.stash.get(_RECORDS, []):
         terminalreporter.write_line(line)
     if cases := config.stash.get(_CASES, 0):
         terminalreporter.write_line(f"hostile cases: {cases:,}")

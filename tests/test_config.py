@@ -8,33 +8,93 @@ from pathlib import Path
 
 import pytest
 
-from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.config import Encoder, TrainConfig
 
 
-def test_json_round_trip():
-    config = TrainConfig(dataset="mnist", lstm_units=(64, 32), dropout=0, data_dir="x")
-    assert TrainConfig.from_json(config.to_json()) == config
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"data": "mnist", "lstm_units": [64, 32], "dropout": 0},
+        {"data": "./clips", "augmentation": {"affine": 0.5}},
+        {"encoder": ["./a", "./b"], "tta": 3, "ensemble": None},
+        {"ensemble": ("small_cnn", "mine.keras"), "augmentation": "strong"},
+    ],
+)
+def test_json_round_trip(options):
+    config = TrainConfig(**options)
+    again = TrainConfig.from_json(config.to_json())
+    assert again == config.resolved
+    assert again.resolved is again
+    assert again.to_json() == config.to_json()
 
 
-def test_epochs_follow_the_data_set_unless_given():
-    assert TrainConfig().epochs == 8
-    assert TrainConfig(dataset="mnist").epochs == 40
-    assert TrainConfig(dataset="mnist", epochs=3).epochs == 3
+def test_what_is_left_open_stays_open_and_is_decided_beside_it():
+    config = TrainConfig()
+    assert (config.task, config.epochs, config.steps_per_epoch) == (None, None, None)
+    assert config.resolved.epochs == 8
+    assert TrainConfig(data="mnist").resolved.epochs == 40
+    assert TrainConfig(data="mnist", epochs=3).resolved.epochs == 3
     assert TrainConfig(epochs=3, steps_per_epoch=7).num_steps == 21
+    clips = TrainConfig(data="./clips").resolved
+    found = clips.epochs, clips.batch_size, clips.image_size, clips.sampling, clips.steps_per_epoch
+    assert found == (30, 16, (64, 64), "segments", None)
 
 
 def test_the_task_follows_the_model_and_the_lengths_follow_the_task():
-    def told(**options):
-        config = TrainConfig(**options)
+    def decided(**options):
+        config = TrainConfig(**options).resolved
         return config.task, config.length, config.min_length, config.balance
 
-    assert told() == ("trend", 4, 4, 0.5)
-    assert told(task="digits") == ("digits", 4, 4, 0.0)
-    assert told(task="digits", length=6, min_length=2) == ("digits", 6, 2, 0.0)
-    assert told(task="running_sum") == ("running_sum", 8, 1, 0.0)
-    assert told(task="running_sum", length=3) == ("running_sum", 3, 1, 0.0)
-    assert told(model="scan_lstm") == told(model="renet") == ("label", 1, 1, 0.0)
-    assert told(model="crnn", length=5) == ("text", 5, 5, 0.0)
+    assert decided() == ("trend", 4, 4, 0.5)
+    assert decided(task="digits") == ("digits", 4, 4, 0.0)
+    assert decided(task="digits", length=6, min_length=2) == ("digits", 6, 2, 0.0)
+    assert decided(task="running_sum") == ("running_sum", 8, 1, 0.0)
+    assert decided(task="running_sum", length=3) == ("running_sum", 3, 1, 0.0)
+    assert decided(model="scan_lstm") == decided(model="renet") == ("label", 1, 1, 0.0)
+    assert decided(model="crnn", length=5) == ("text", 5, 5, 0.0)
+
+
+def test_data_is_a_folder_by_its_form_or_since_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("clips", "my/clips", "mnist", "digits"):
+        (tmp_path / name).mkdir(parents=True)
+    folders = "clips", "my/clips", "./mnist", "../x", "/x", "a/b/c", "gone/"
+    assert all(TrainConfig(data=name).reads_clips for name in folders)
+    names = "digits", "mnist", "kmnist", "emnist/digits", "gone", "gone/too"
+    assert not any(TrainConfig(data=name).reads_clips for name in names)
+    kept = [TrainConfig(data=name).to_json() for name in ("clips", "my/clips")]
+    monkeypatch.chdir("/")  # where there are none
+    assert [TrainConfig.from_json(text).data for text in kept] == ["./clips", "./my/clips"]
+
+
+def test_an_encoder_is_a_name_a_file_or_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "small_cnn").mkdir()
+    for encoder, runs, kept in [
+        ("small_cnn", (), ()),
+        ("mine.keras", (), ()),
+        ("run", ("run",), ("./run",)),
+        (("run", "../a/b"), ("run", "../a/b"), ("./run", "../a/b")),
+    ]:
+        config = TrainConfig(encoder=encoder)
+        assert (config.encoder_runs, config.resolved.encoder_runs) == (runs, kept)
+
+
+def test_levels_of_augmentation():
+    plain = {"affine": 0.0, "elastic": 0.0, "erasing": 0.0, "probability": 1.0}
+    for clips, level, changes in [
+        (False, "none", {}), (False, "light", {"affine": 1.0}),
+        (False, "strong", {"affine": 1.0, "elastic": 0.3, "probability": 0.9}),
+        (True, "none", {}), (True, "light", {"affine": 1.0}), (True, "strong", {"affine": 2.0}),
+        (False, {"erasing": 1, "probability": 0.5}, {"erasing": 1, "probability": 0.5}),
+    ]:  # fmt: skip
+        config = TrainConfig(data="./clips" if clips else "digits", augmentation=level)
+        assert config.transforms == config.resolved.augmentation == plain | changes
+        assert config.augments == (level != "none")
+    assert not TrainConfig(augmentation={"affine": 1, "probability": 0}).augments
+    assert not TrainConfig(augmentation={}).augments
 
 
 @pytest.mark.parametrize(
@@ -42,45 +102,50 @@ def test_the_task_follows_the_model_and_the_lengths_follow_the_task():
     [
         (
             {"task": "text"},
-            "task: expected trend or digits or running_sum or clip with model cnn_lstm",
+            "task must be trend or digits or running_sum with model cnn_lstm",
         ),
-        ({"model": "flat_mlp", "task": "digits"}, "task: expected trend with model flat_mlp"),
-        ({"model": "renet", "task": "trend"}, "task: expected label with model renet; received"),
-        ({"model": "renet", "length": 2}, "length: expected 1 to 1 for the task label; received 2"),
-        ({"min_length": 2}, "min_length: expected 4 to 4 for the task trend; received 2"),
-        ({"task": "digits", "min_length": 5}, "min_length: expected 1 to 4 for the task digits"),
-        ({"freeze": True}, "freeze: expected off without init_from"),
-        ({"regroup": 4}, r"regroup: expected 1 without so_far \(--so-far\); received 4"),
-        ({"regroup": 0, "so_far": True}, "regroup: expected 1 to 1000; received 0"),
-        ({"readers": ()}, "readers: expected one run directory or more; received none"),
+        ({"model": "flat_mlp", "task": "digits"}, "task must be trend with model flat_mlp"),
+        ({"model": "renet", "task": "trend"}, "task must be label with model renet .*received"),
+        ({"model": "renet", "length": 2}, "length must be 1 to 1 for the task label; received 2"),
+        ({"min_length": 2}, "min_length must be 4 to 4 for the task trend; received 2"),
+        ({"task": "digits", "min_length": 5}, "min_length must be 1 to 4 for the task digits"),
+        ({"supervision": "permuted", "batch_size": 6}, "batch_size must be a multiple of 4 .* 6"),
+        ({"supervision": "all"}, "supervision must be one of 'last', 'every_step', 'permuted'"),
+        ({"supervision": "permuted", "task": "digits"}, "supervision must be last .* task trend"),
+        ({"supervision": "every_step", "model": "flat_mlp"}, "supervision must .* model cnn_lstm"),
+        ({"supervision": "every_step", "bidirectional": True}, "supervision .* not bidirectional"),
+        ({"encoder": ()}, r"encoder must be text or one or more.*; received \(\)"),
+        ({"encoder": "smal_cnn"}, "encoder must be one of conv_pool, small_cnn, .* run director"),
+        ({"encoder": ("./run", "small_cnn")}, "encoder must be .*, or run directories; received"),
+        ({"encoder": "./run", "model": "flat_mlp"}, "encoder must be no run .* model flat_mlp"),
+        ({"encoder": "./run", "encoder_filters": (4,)}, r"encoder_filters must .* \(4,\)"),
+        ({"encoder": "./run", "fine_tune": 1}, "fine_tune must be left out unless .*ImageNet"),
+        ({"encoder": "small_cnn", "fine_tune": 1}, "fine_tune must .*.keras file; received 1"),
+        ({"tta": 2}, "tta must be 1 unless --encoder names run directories; received 2"),
+        ({"encoder": "./run", "tta": 8}, "tta must be an integer from 1 to 7; received 8"),
         (
-            {"readers": ("a",), "model": "flat_mlp"},
-            "readers: .* but for model cnn_lstm .* received a ",
+            {"data": "./x", "task": "trend"},
+            r"task must be .* on (digits|clips)",
         ),
-        ({"readers": ("a",), "data": "b"}, "readers: .* on digits; received a .*, data 'b'"),
-        ({"readers": ("a",), "encoder": "small_cnn"}, "encoder: .* with readers, .* 'small_cnn'"),
+        ({"task": "clip"}, r"task must be .* on digits; received 'clip'"),
+        ({"data": "./x", "min_length": 2}, "min_length must be 1 to 1 for the task clip"),
         (
-            {"readers": ("a",), "encoder_filters": (4,)},
-            r"encoder_filters: .* with readers.* \(4,\)",
+            {"flip": True},
+            r"flip must be left out unless --data .*clips \(digits is none\); received True",
         ),
-        ({"data": "x", "task": "trend"}, r"task: expected clip with a folder of clips \(--data\)"),
-        ({"task": "clip"}, "task: expected clip with a folder of clips .* with data None"),
-        ({"data": "x", "min_length": 2}, "min_length: expected 1 to 1 for the task clip"),
-        ({"flip": True}, "flip: expected its default without clips; received True"),
-        ({"sampling": "first"}, "sampling: expected none without clips; received 'first'"),
-        ({"data": "x", "stride": 2}, "stride: expected 1 with sampling segments; received 2"),
-        ({"task": "digits", "balance": 0.5}, "balance: expected 0 for the task digits"),
-        ({"so_far": True, "task": "digits"}, "so_far: expected off but for the task trend"),
-        ({"so_far": True, "model": "flat_mlp"}, "so_far: .* model flat_mlp"),
-        ({"so_far": True, "bidirectional": True}, "so_far: .* bidirectional True"),
-        ({"reorder": True}, r"reorder: expected off without so_far \(--so-far\); received True"),
-        ({"cache": "x", "model": "crnn"}, "cache: expected none with digits, .* model crnn"),
-        ({"cache": "x", "so_far": True}, "cache: expected none with digits, .* so_far True"),
-        ({"cached_copies": 0}, "cached_copies: expected 1 to 1000; received 0"),
-        ({"data": "x", "elastic": 1.0}, r"elastic: expected 0 with a folder of clips .* 1.0"),
-        ({"reader_views": 2}, r"reader_views: expected 1 without readers .*; received 2"),
-        ({"readers": ("run",), "reader_views": 8}, "reader_views: expected 1 to 7; received 8"),
-        ({"data": "x", "erasing": 1.0}, r"erasing: expected 0 with a folder of clips .* 1.0"),
+        (
+            {"color_mode": "grayscale"},
+            "color_mode must be left out unless --data is an existing folder",
+        ),
+        ({"sampling": "first"}, "sampling must be left out unless --data .*; received 'first'"),
+        ({"data": "./x", "stride": 2}, "stride must be 1 unless --sampling window; received 2"),
+        ({"task": "digits", "balance": 0.5}, "balance must be 0 for the task digits"),
+        ({"cache": "x", "model": "crnn"}, "cache must be left out with digits, except for a cnn_"),
+        ({"cache": "x", "supervision": "every_step"}, "cache must be .* --supervision last"),
+        ({"data": "./x", "augmentation": {"elastic": 1}}, "augmentation must name affine alone"),
+        ({"data": "./x", "augmentation": {"probability": 0.5}}, "augmentation must name affine"),
+        ({"augmentation": {"probability": 2}}, "augmentation must have a probability from 0 to 1"),
+        ({"augmentation": {"bent": 1}}, "augmentation must be .* each of 'affine', .*'bent'"),
     ],
 )
 def test_options_that_do_not_fit_the_task(options, message):
@@ -96,7 +161,7 @@ def test_the_run_dir_names_an_unusual_task(tmp_path, monkeypatch):
 
 def test_default_run_dir_takes_the_first_free_number(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = TrainConfig(dataset="emnist/digits")
+    config = TrainConfig(data="emnist/digits")
     names = []
     for _ in range(3):
         names.append(str(config.default_run_dir))
@@ -108,29 +173,27 @@ def test_default_run_dir_takes_the_first_free_number(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("length", 1, "length: expected 2 to 32 for the task trend; received 1"),
-        ("batch_size", 0, r"batch_size: expected 1 to 1e\+06; received 0"),
-        ("epochs", 0, r"epochs: expected 1 to 1e\+06; received 0"),
-        ("steps_per_epoch", 0, "steps_per_epoch: expected 1 to"),
-        ("learning_rate", 0.0, "learning_rate: expected 1e-12 to 1000; received 0.0"),
-        ("learning_rate", float("nan"), "learning_rate: .* received nan"),
-        ("balance", -0.1, "balance: expected 0 to 1; received -0.1"),
-        ("dropout", 1.0, "dropout: expected 0 to 0.999; received 1.0"),
-        ("seed", -1, "seed: expected 0 to"),
-        ("lstm_units", (), r"lstm_units: expected one or more positive numbers; received \(\)"),
+        ("length", 1, "length must be 2 to 32 for the task trend; received 1"),
+        ("batch_size", 0, "batch_size must be an integer from 1 to 1,000,000; received 0"),
+        ("epochs", 0, "epochs must be an integer from 1 to 1,000,000; received 0"),
+        ("steps_per_epoch", 0, "steps_per_epoch must be an integer from 1 to"),
+        ("learning_rate", 0.0, "learning_rate must be a number from 1e-12 to 1,000; received 0.0"),
+        ("learning_rate", float("nan"), "learning_rate must .* received nan"),
+        ("balance", -0.1, "balance must be a number from 0 to 1; received -0.1"),
+        ("dropout", 1.0, "dropout must be a number from 0 to 0.999; received 1.0"),
+        ("seed", -1, "seed must be an integer from 0 to 2,147,483,647; received -1"),
+        ("lstm_units", (), r"lstm_units must be one or more, each an integer .* received \(\)"),
         ("lstm_units", (8, 0), r"received \(8, 0\)"),
-        ("encoder_filters", (0,), r"encoder_filters: expected one or more positive .* \(0,\)"),
-        ("lstm_units", 8, r"lstm_units: expected tuple\[int, \.\.\.\] or None; received 8"),
-        (
-            "model",
-            "resnet",
-            "model: expected one of 'cnn_lstm', 'bag_of_frames', .*; received 'resnet'",
-        ),
-        ("length", 4.5, "length: expected int or None; received 4.5"),
-        ("length", True, "length: expected int or None; received True"),
-        ("balance", "half", "balance: expected float or None; received 'half'"),
-        ("augment", 1, "augment: expected bool; received 1"),
-        ("data_dir", 7, r"data_dir: expected str or None; received 7"),
+        ("encoder_filters", (0,), r"encoder_filters must be one or more, .* \(0,\)"),
+        ("lstm_units", 8, "lstm_units must be one or more, each an integer from .*; received 8"),
+        ("image_size", (8,), r"image_size must be 2, each an integer from .*; received \(8,\)"),
+        ("model", "resnet", "model must be one of 'cnn_lstm', 'bag_of_frames', .* 'resnet'"),
+        ("length", 4.5, "length must be an integer from 1 to 10,000; received 4.5"),
+        ("length", True, "length must be an integer from 1 to 10,000; received True"),
+        ("balance", "half", "balance must be a number from 0 to 1; received 'half'"),
+        ("tensorboard", 1, "tensorboard must be True or False; received 1"),
+        ("cache", 7, "cache must be text; received 7"),
+        ("augmentation", {"affine": 4}, "augmentation must be .* a number from 0 to 3 for each"),
     ],
 )
 def test_bad_options(name, value, message):
@@ -145,7 +208,7 @@ def test_bad_options(name, value, message):
         ("[" * 100_000, "config: expected a JSON object"),
         ("[1]", "expected a JSON object; received list"),
         ('{"epoch": 3}', r"expected options of TrainConfig; received \['epoch'\] too"),
-        ('{"epochs": "3"}', r"epochs: expected int or None; received '3'"),
+        ('{"epochs": "3"}', "epochs must be an integer .* received '3'"),
     ],
 )
 def test_bad_json(text, message):
@@ -164,18 +227,25 @@ def test_every_option_is_described():
 def test_choices_are_those_of_the_models():
     from typing import get_args
 
-    from keras_cnnlstm.encoders import ENCODERS
-    from keras_cnnlstm.objectives import BUILDERS
-    from keras_cnnlstm.pretrained import PRETRAINED
-    from keras_cnnlstm.runtime import Precision, Strategy
+    from keras_cnnlstm.models.encoders import ENCODERS
+    from keras_cnnlstm.models.imagenet import PRETRAINED
+    from keras_cnnlstm.runtime.runtime import Precision, Strategy
     from keras_cnnlstm.tasks import TASKS
+    from keras_cnnlstm.training.build import BUILDERS
 
     choices = {f.name: get_args(f.type) for f in dataclasses.fields(TrainConfig)}
     assert set(choices["model"]) == set(BUILDERS)
-    assert set(get_args(choices["task"][0])) == {*TASKS, "sentence"}  # of one of three classes
-    assert set(choices["encoder"]) == (set(ENCODERS) - {"conv1d"}) | set(PRETRAINED)
+    models = {
+        model for task in TASKS.values() for model in task.variant(length=4, clips=False).models
+    }
+    assert models == set(BUILDERS)
+    assert set(get_args(Encoder)) == (set(ENCODERS) - {"conv1d"}) | set(PRETRAINED)
     assert choices["precision"] == get_args(Precision)
     assert choices["strategy"] == get_args(Strategy)
+
+
+def test_a_run_has_few_options():
+    assert len(dataclasses.fields(TrainConfig)) <= 50
 
 
 def test_importing_package_and_command_line_loads_nothing_heavy():

@@ -1,19 +1,19 @@
-"""The notebooks were executed, and still run, shortened, from the first cell to the last."""
+"""The notebooks were executed, and still run, shortened, to the end; so does the train script."""
 
 import re
 from pathlib import Path
 
+import keras
 import nbformat
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parents[1] / "notebooks"
+EACH = [pytest.param(path, id=path.stem) for path in sorted(ROOT.glob("*.ipynb"))]
 SHORTER = {
     r"EPOCHS, STEPS = \d+, \d+": "EPOCHS, STEPS = 1, 5",
     r"IMAGES = \d+": "IMAGES = 8",
+    r"TEST_SEQUENCES = [\d_]+": "TEST_SEQUENCES = 100",
 }
-
-
-EACH = [pytest.param(path, id=path.stem) for path in NOTEBOOKS]
 
 
 def read(path):
@@ -22,6 +22,14 @@ def read(path):
 
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def shortened(code):
+    changes = 0
+    for long, short in SHORTER.items():
+        code, count = re.subn(long, short, code)
+        changes += count
+    return code, changes
 
 
 @pytest.mark.parametrize("path", EACH)
@@ -34,17 +42,32 @@ def test_outputs_are_stored_and_free_of_errors(path):
     assert any("image/png" in o.get("data", {}) for cell in cells for o in cell.outputs)
 
 
+@pytest.mark.parametrize("path", EACH)
+def test_links_lead_to_files(path):
+    for cell in read(path).cells:
+        for link in re.findall(r"\]\(([^)#]+)\)", cell.source if cell.cell_type != "code" else ""):
+            assert "://" in link or (ROOT / link).exists(), link
+
+
 @pytest.mark.filterwarnings("default")  # the kernel's own libraries warn, in this process too
 @pytest.mark.parametrize("path", EACH)
 @pytest.mark.slow
 def test_runs_from_top_to_bottom(path, tmp_path):
     from nbclient import NotebookClient
 
-    notebook, shortened = read(path), 0
+    notebook, changes = read(path), 0
     for cell in code_cells(notebook):
-        for long, short in SHORTER.items():
-            cell.source, count = re.subn(long, short, cell.source)
-            shortened += count
-    assert shortened, "a notebook without a length to shorten trains for minutes here"
+        cell.source, count = shortened(cell.source)
+        changes += count
+    assert changes, "a notebook without a length to shorten trains for minutes here"
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()  # raises on the first cell that fails
+
+
+def test_train_script_saves_a_model_that_opens(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, changes = shortened((ROOT / "train.py").read_text("utf-8"))
+    assert changes == 2
+    exec(compile(code, "train.py", "exec"), {})
+    assert "of 100 sequences of unseen digits" in capsys.readouterr().out
+    assert keras.models.load_model(tmp_path / "trend.keras").output_shape == (None, 7)

@@ -1,0 +1,5 @@
+"""A page to try a model in the browser."""
+
+from keras_cnnlstm.utils.lazy import attach
+
+__all__ = attach(__name__)

@@ -1,0 +1,12 @@
+from keras_cnnlstm.evaluation.evaluator import evaluate as evaluate
+from keras_cnnlstm.evaluation.evaluator import seconds_per_sequence as seconds_per_sequence
+from keras_cnnlstm.evaluation.explanations import grad_cam as grad_cam
+from keras_cnnlstm.evaluation.explanations import occlusion as occlusion
+from keras_cnnlstm.evaluation.learning_curves import read_history as read_history
+from keras_cnnlstm.evaluation.learning_curves import read_recalls as read_recalls
+from keras_cnnlstm.evaluation.learning_curves import slowest_learned as slowest_learned
+from keras_cnnlstm.evaluation.mistakes import Mistake as Mistake
+from keras_cnnlstm.evaluation.mistakes import wrong_sequences as wrong_sequences
+from keras_cnnlstm.evaluation.reader import confusion_of as confusion_of
+from keras_cnnlstm.evaluation.reader import digit_reader as digit_reader
+from keras_cnnlstm.evaluation.reader import train_reader as train_reader

@@ -1,0 +1,9 @@
+from keras_cnnlstm.export.artifact import Artifact as Artifact
+from keras_cnnlstm.export.artifact import load_artifact as load_artifact
+from keras_cnnlstm.export.exporter import Exported as Exported
+from keras_cnnlstm.export.exporter import export as export
+from keras_cnnlstm.export.formats import located as located
+from keras_cnnlstm.export.predictor import Predictor as Predictor
+from keras_cnnlstm.export.predictor import format_of as format_of
+from keras_cnnlstm.export.predictor import open_predictor as open_predictor
+from keras_cnnlstm.export.predictor import run_predictor as run_predictor

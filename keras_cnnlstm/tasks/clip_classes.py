@@ -1,0 +1,54 @@
+"""Which class does a clip belong to? One class of the whole sequence."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from keras_cnnlstm.tasks.digit_task import check_range
+from keras_cnnlstm.tasks.task import Task
+from keras_cnnlstm.utils.validation import short_repr
+
+
+@dataclass(frozen=True)
+class Classes(Task):
+    """Which of some named classes a clip belongs to.
+
+    Args:
+        class_names: the names, in the order of their indices; two or more, all different.
+        length: T, frames of the longest sequence; shorter ones are padded.
+        min_length: frames of the shortest sequence.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+
+    >>> Classes(("left", "right"), length=12).num_outputs
+    2
+    """
+
+    default_length = 16
+    default_min_length = 1
+    lengths = (1, 10_000)
+    models: ClassVar[tuple[str, ...]] = ("cnn_lstm", "bag_of_frames")
+
+    class_names: tuple[str, ...] = ()
+    length: int = 16
+    min_length: int = 1
+
+    def __post_init__(self) -> None:
+        names = self.class_names if isinstance(self.class_names, list | tuple) else ()
+        of_text = all(isinstance(name, str) for name in names)
+        if len(names) < 2 or not of_text or len(set(names)) < len(names):
+            raise ValueError(
+                f"{type(self).__name__}: `class_names` must be two different names or more; "
+                f"received {short_repr(self.class_names)}."
+            )
+        object.__setattr__(self, "class_names", tuple(names))
+        name = type(self).__name__
+        check_range(f"{name}: `length` must be {{}} frames", self.length, *self.lengths)
+        check_range(f"{name}: `min_length` must be {{}} frames", self.min_length, 1, self.length)
+
+    @property
+    def has_lengths(self) -> bool:
+        """Always: a clip may be shorter than the longest."""
+        return True

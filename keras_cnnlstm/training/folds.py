@@ -1,0 +1,207 @@
+"""A cross-validation of clips: each clip is tested once, by a model that has not seen it.
+
+RUN/folds/1 ...      a run of its own for each fold, with its split, vocabulary and calibration
+RUN/out_of_fold.csv  the answer to each clip, of the fold that tests it
+RUN/metrics.json     `test`: the scores of all these answers; `folds`: those of each fold, their
+                     mean and spread, and an interval
+RUN/model.keras      the mean of the folds' models, if the options ask for it
+"""
+
+import csv
+import dataclasses
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.data.clip_source import ClipSource
+from keras_cnnlstm.data.run_files import save_task
+from keras_cnnlstm.models.decoding import answering_model
+from keras_cnnlstm.models.ensembles import average_models
+from keras_cnnlstm.tasks.scores import grouped_interval
+from keras_cnnlstm.tasks.task import Task
+from keras_cnnlstm.training.fit import score_plots, trained_part, write_scores
+from keras_cnnlstm.training.run_directory import Run, save_model
+from keras_cnnlstm.training.scoring import answers_of
+from keras_cnnlstm.utils.files import replacing, write_text
+from keras_cnnlstm.utils.validation import as_path, check_instance
+
+
+def fold_configs(config: TrainConfig, path: str | Path) -> list[TrainConfig]:
+    """The options that each fold of a cross-validation is trained with, as a run of its own.
+
+    Args:
+        config: the options of the cross-validation.
+        path: its run directory; the folds' are `folds/1`, `folds/2`, ... in it.
+    """
+    check_instance("fold_configs: `config`", config, TrainConfig, "a TrainConfig")
+    folder = as_path("fold_configs: `path`", path) / "folds"
+    alone = dataclasses.replace(config, folds=None, ensemble_folds=False)
+    return [
+        dataclasses.replace(alone, run_dir=str(folder / str(number)))
+        for number in range(1, (config.folds or 1) + 1)
+    ]
+
+
+def folds_begun(configs: list[TrainConfig]) -> bool:
+    """Whether each fold has its run directory."""
+    return all((Path(one.run_dir or "") / "config.json").exists() for one in configs)
+
+
+def begin_folds(configs: list[TrainConfig], source: ClipSource, place: Path) -> None:
+    """Makes the run directory of each fold with its split and its task; none has trained yet."""
+    source.save_lists(place)
+    shutil.rmtree(place / "folds", ignore_errors=True)  # of one that was stopped at its very start
+    for config, fold in zip(configs, source.folds(), strict=True):
+        path = Path(config.run_dir or "")
+        path.mkdir(parents=True)
+        fold.save(path)
+        config = dataclasses.replace(config, steps_per_epoch=fold.steps_per_epoch)
+        write_text(path / "config.json", config.to_json())  # last: what lies there is whole
+
+
+class FoldAnswers(NamedTuple):
+    """What the model of a fold answers to the clips that it is tested with.
+
+    Attributes:
+        task: of the fold, with all that was fitted to its training clips.
+        clips: name, class and group of each.
+        targets: `(N, ...)`.
+        answers: `(N, ...)`.
+        measures: `(N,)`, the task's measure of each clip alone: of accuracy 1 or 0.
+    """
+
+    task: Task
+    clips: list[tuple[str, str, str]]
+    targets: np.ndarray
+    answers: np.ndarray
+    measures: np.ndarray
+
+
+def answers_of_fold(run: Run) -> FoldAnswers:
+    """The answers of a fold's run to its test clips."""
+    source = ClipSource(run.config, run.path)
+    trained_part(run.model, run.config, source)  # reads what a frozen encoder made of the clips
+    (batches,) = source.tests().values()
+    targets, answers, _ = answers_of(answering_model(run.model), batches)
+    clips = [
+        (clip.name, clip.class_name, source.split.groups[clip.name]) for clip in source.split.test
+    ]
+    measures = _measures(source.task, targets, answers)
+    return FoldAnswers(source.task, clips, targets, answers, measures)
+
+
+def _measures(task, targets, answers):
+    if task.measure == "accuracy" and task.output == "probabilities" and answers.ndim == 2:
+        return (answers.argmax(axis=1) == targets).astype(float)
+    pairs = zip(targets, answers, strict=True)
+    return np.array(
+        [task.score(target[None], answer[None])[task.measure] for target, answer in pairs]
+    )
+
+
+def finish_folds(config, runtime, place, runs, found: list[FoldAnswers], training) -> Run:
+    """Writes the answers, the scores and perhaps the mean model of folds that have trained."""
+    task = found[0].task
+    _write_answers(place / "out_of_fold.csv", found)
+    tests: dict[str, Any] = {}
+    facts = _facts(task, found)
+    if all(fold.task == task for fold in found):  # else each has words of its own
+        targets, answers = (np.concatenate([fold[i] for fold in found]) for i in (2, 3))
+        tests["out_of_fold"] = task.score(targets, answers)
+        facts |= _constant(task, targets)
+    facts["summary"] = _summary(task, facts)
+    model = None
+    if config.ensemble_folds:
+        model = average_models([run.model for run in runs])
+        save_model(model, place / "model.keras")
+        save_task(place, config, task)
+    run = Run(place, config, model, {})
+    metrics = {"test": tests, "folds": facts, "training": training}
+    return write_scores(run, runtime, metrics, score_plots(tests, task) if tests else {})
+
+
+def _write_answers(path, found):
+    """A line for each clip: what it is, the fold, the answer, its probabilities, its measure."""
+    task = found[0].task
+    names = task.class_names if task.output == "probabilities" else ()
+    measure = "correct" if task.measure == "accuracy" else task.measure
+    rows = [
+        (*clip, number, *_cells(fold.task.answer(answer)), f"{value:g}")
+        for number, fold in enumerate(found, start=1)
+        for clip, answer, value in zip(fold.clips, fold.answers, fold.measures, strict=True)
+    ]
+    head = [
+        "clip",
+        "class",
+        "group",
+        "fold",
+        "answer",
+        *(f"probability {n}" for n in names),
+        measure,
+    ]
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        csv.writer(file, lineterminator="\n").writerows([head, *sorted(rows)])
+
+
+def _cells(answer):
+    """An answer as cells of a table: a label with its probabilities, a text, or numbers."""
+    if "probabilities" in answer:
+        return [answer["label"], *answer["probabilities"].values()]
+    (value,) = answer.values()
+    return [value if isinstance(value, str) else " ".join(map(str, value))]
+
+
+def _facts(task, found) -> dict[str, Any]:
+    """The measure of each fold, their mean and spread, and that of all clips with its interval."""
+    root = task.measure == "rmse"  # of a mean of squares; other measures are means themselves
+    by_fold = [_mean(fold.measures, root) for fold in found]
+    measures = np.concatenate([fold.measures for fold in found])
+    groups = [group for fold in found for _, _, group in fold.clips]
+    interval = grouped_interval(measures**2 if root else measures, groups)
+    return {
+        "measure": task.measure,
+        "by_fold": by_fold,
+        "mean": statistics.mean(by_fold),
+        "standard_deviation": statistics.stdev(by_fold),
+        "all_clips": _mean(measures, root),
+        "interval_95": [value**0.5 if root else value for value in interval],
+        "num_clips": len(measures),
+        "num_groups": len(set(groups)),
+    }
+
+
+def _mean(measures, root):
+    return float(np.sqrt((measures**2).mean()) if root else measures.mean())
+
+
+def _constant(task, targets):
+    """The measure of the best answer that looks at no clip, if there is one."""
+    answers = task.constant_answers(targets)
+    return {} if answers is None else {"constant": task.score(targets, answers)[task.measure]}
+
+
+def _summary(task, facts):
+    """The facts as a line of text."""
+    share = not task.smaller_is_better
+    factor, unit, digits = (100, " %", 1) if share else (1, "", 3)
+
+    def text(value, digits=digits):
+        return f"{factor * value:.{digits}f}"
+
+    low, high = (text(value, 0 if share else digits) for value in facts["interval_95"])
+    spread = f"{text(facts['mean'])}{unit} +- {text(facts['standard_deviation'])}"
+    parts = [
+        f"{task.measure_name}: mean {spread} over {len(facts['by_fold'])} folds",
+        f"of all {facts['num_clips']:,} clips {text(facts['all_clips'])}{unit}",
+        f"95 % interval {low} to {high}{unit} (bootstrap over {facts['num_groups']:,} groups)",
+    ]
+    if "constant" in facts:
+        parts.append(f"{task.constant_answer_name.lower()} {text(facts['constant'])}{unit}")
+    return "; ".join(parts)

@@ -1,0 +1,1 @@
+"""What every room uses: validation, files, the environment."""
