@@ -48,7 +48,8 @@ _FRAME_BY_FRAME = ("cnn_lstm", "bag_of_frames", "image_cnn", "captioner")
 _ENCODER_RULE = f"one of {', '.join(get_args(Encoder))}, a .keras file, or run directories"
 _OF_CLIPS = (
     "image_size", "fit", "color_mode", "groups", "skip_broken", "flip", "sampling", "stride",
-    "frames_per_second", "folds", "motion_seconds",
+    "frames_per_second", "folds", "motion_seconds", "labels", "frame_numbers", "class_weight",
+    "focal",
 )  # fmt: skip
 _DATA_SETS = ("digits", "mnist", "kmnist")  # names that never mean a folder
 _GROUP = 4  # sequences that exchange their frames where supervision is "permuted"
@@ -177,6 +178,16 @@ class ModelConfig:
     """Colors of the frames of clips. "inverted" is grayscale with black and white exchanged: dark
     strokes on light paper become light on dark."""
 
+    labels: str | None = None
+    """Table of labels, .csv, .tsv or .jsonl: a row a clip, with the columns clip (its path below
+    --data) and class; or classes (several, separated by |); or value, or value:NAME for several
+    numbers; or start, end (seconds) and class, a row a segment; or "frame classes", as
+    0-29:walk|30-59:run. Also split (train, validation, test), group and weight. Default: the class
+    of a clip is the folder that it lies in."""
+
+    frame_numbers: bool = False
+    """Read start and end in --labels as numbers of frames, from 0, not as seconds."""
+
     model: Model = "cnn_lstm"
     """Architecture. "bag_of_frames", "flat_mlp", "early_fusion_cnn" and, of one image, "image_cnn"
     are the baselines without an LSTM. "scan_lstm" and "renet" read one image by LSTMs alone, "crnn"
@@ -184,7 +195,9 @@ class ModelConfig:
 
     task: str | None = None
     """What the model answers: the trend of a sequence, the digit or the sum so far at each step
-    (cnn_lstm), the class of a clip (a folder as --data), the label of one image (image_cnn,
+    (cnn_lstm), the class of a clip (a folder as --data), its labels, its numbers or the class of
+    each of its frames (clip_labels, clip_values, clip_segments, as --labels says), the label of one
+    image (image_cnn,
     scan_lstm, renet), a text (crnn), a caption (captioner): of a sequence of digits, of one image
     with --length 1, of clips as FOLDER/captions.csv (columns clip and caption) or the class says.
     Default: the usual task of the model."""
@@ -442,6 +455,14 @@ class TrainConfig(ModelConfig):
     ($XDG_CACHE_HOME/keras-cnnlstm). Decoded clips fill a quarter of the free memory first, then at
     most 20 GB or a third of the free disk, the oldest removed first. "none": nothing is kept."""
 
+    class_weight: Literal["none", "balanced"] = "none"
+    """Weight of training clips in the loss: "balanced" gives each class the same sum, whatever the
+    number of its clips. A column weight in --labels multiplies it."""
+
+    focal: Annotated[float, (0, 10)] = 0.0
+    """Exponent of the focal loss of the class of a clip, which lets sure answers count less; 2 is
+    usual, 0 is cross-entropy. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017."""
+
     patience: Count | None = None
     """Validations in a row without a better score after which training stops. Default: never."""
 
@@ -479,8 +500,9 @@ class TrainConfig(ModelConfig):
     is usual, 0 is off."""
 
     balance: Share | None = None
-    """Share of training sequences whose trend is drawn uniformly, 0 to 1; the rest is natural.
-    Default: 0.5. Only for trends and their captions."""
+    """Share of training sequences whose class is drawn uniformly, 0 to 1; the rest is natural. Only
+    for trends and their captions, and for clips, whose rare classes then come more often. Default:
+    0.5, of clips 0."""
 
     augmentation: Augmentation | None = None
     """Random transforms of training frames, or of a clip as a whole. "light" is affine: rotation up
@@ -540,7 +562,7 @@ class TrainConfig(ModelConfig):
             **super()._defaults(),
             "epochs": epochs,
             "batch_size": 16 if clips else 64,
-            "balance": 0.5 if self._task_class.can_balance else 0.0,
+            "balance": 0.5 if self._task_class.can_balance and not clips else 0.0,
             "keep": "best",
             **(of_clips if clips else {"steps_per_epoch": 400}),
         }
@@ -624,6 +646,18 @@ class TrainConfig(ModelConfig):
         self._require(
             "balance", not self.balance or task.can_balance, f"be 0 for the task {self.task}"
         )
+        self._require(
+            "frame_numbers",
+            not self.frame_numbers or self.labels is not None,
+            "be left out without --labels, whose segments it is about",
+        )
+        self._require(
+            "focal",
+            not self.focal or self.task == "clip",
+            f"be 0 for the task {self.task}, whose answer is not one class",
+        )
+        weighs = self.class_weight == "none" or (clips and task.can_balance)
+        self._require("class_weight", weighs, f"be none for the task {self.task}")
         self._require(
             "folds",
             not (self.folds and self.ensemble),

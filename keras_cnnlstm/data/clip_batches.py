@@ -18,12 +18,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_cnnlstm.data.augmentation import affine_transform
-from keras_cnnlstm.data.clip_cache import ClipCache, read_chosen
+from keras_cnnlstm.data.clip_cache import ClipCache, info_of, read_chosen
 from keras_cnnlstm.data.clips import (
     Clip,
     check_rate,
     check_sampling,
     checked_clips,
+    film_step,
     find_clips,
     sample_indices,
 )
@@ -31,10 +32,15 @@ from keras_cnnlstm.data.digit_batches import check_batches
 from keras_cnnlstm.data.frames import Fit, check_channels, check_fit, checked_size, natural_order
 from keras_cnnlstm.data.splits import PARTS, split_clips
 from keras_cnnlstm.utils.environment import num_cores
-from keras_cnnlstm.utils.validation import as_path, check_names, short_repr
+from keras_cnnlstm.utils.validation import as_path, check_names, check_number, short_repr
 
 _READY = 2  # batches that wait for the model at most
-_ORDER, _FRAMES, _AFFINE, _COPY = range(4)  # independent streams of random numbers of one seed
+_ORDER, _FRAMES, _AFFINE, _COPY, _BALANCE = range(
+    5
+)  # independent streams of random numbers of one seed
+
+Target = Callable[[Clip, np.ndarray, float | None], np.ndarray]
+"""From a clip, the numbers of some of its frames and its frames per second to its target."""
 
 
 def clip_sequences(
@@ -57,6 +63,10 @@ def clip_sequences(
     cache: str | Path | ClipCache | None = None,
     features: Callable[[Clip], np.ndarray] | None = None,
     features_skip: int = 0,
+    target: Target | None = None,
+    target_skip: int | None = None,
+    weight: Callable[[Clip], float] | None = None,
+    balance: float = 0.0,
     start: int = 0,
     rows: slice | None = None,
 ) -> tf.data.Dataset:
@@ -94,12 +104,23 @@ def clip_sequences(
             rows of the features take their place.
         features_skip: frames at the start of a clip for which `features` has no rows, as of a model
             that reads motion; nor has a batch then, `(B, T - features_skip, F)`.
+        target: from a clip, the numbers of its frames that are used `(n,)`, and its frames per
+            second (`None` of images) to its target, as `Task.clip_target`; in place of the number
+            of its class.
+        target_skip: for a target of one entry for each frame: the frames at the start of a clip
+            that the model has no answer to, as one that reads motion. `None`: there is one target
+            for a whole clip.
+        weight: from a clip to how much it counts; the batches then have a third part.
+        balance: share of the places, 0 to 1, for which a class is drawn first, each equally likely,
+            and then a clip of it. Needs a seed.
         start: index of the first batch, to resume a run.
         rows: rows of each batch to make, for one of several workers; by default all of them.
 
     Returns:
         A dataset of `({"frames": (B, T, H, W, C) uint8, "lengths": (B,) int32}, target (B,)
-        int64)`; of `"features": (B, T, F) float32` in place of frames where these are given.
+        int64)`; of `"features": (B, T, F) float32` in place of frames where these are given. With
+        `weight` the weights `(B,)` float32 follow; with `target_skip` the target is `(B, T -
+        target_skip)` and weights `(B, T - target_skip)` follow that are 0 at padding.
         Frames after a clip's length are black; if `length` is `None`, T is that of the batch's
         longest clip. Without a seed the last batch may be smaller. A clip that cannot be
         read ends the iteration with a `tf.errors.InvalidArgumentError` that names it.
@@ -125,25 +146,43 @@ def clip_sequences(
     form = {"image_size": image_size, "channels": channels, "invert": invert, "fit": fit}
     kept = cache if isinstance(cache, ClipCache) else _cache(cache, form, frames_per_second)
     read = functools.partial(read_chosen, cache=kept, form=form)
-    labels = [names.index(clip.class_name) for clip in found]
+    check_number("clip_sequences: `balance`", balance, 0, 1 if seed is not None else 0)
+    strata = _strata(found) if balance else []
+
+    def asked(clip, chosen, rate):
+        """The target of a clip, and what it counts, of the frames that are chosen."""
+        if target is None:
+            return names.index(clip.class_name), weight(clip) if weight else 1.0
+        answer = target(clip, chosen, rate)
+        if target_skip:  # one step always has an answer
+            answer = answer[min(target_skip, len(answer) - 1) :]
+        return answer, weight(clip) if weight else 1.0
 
     def load(place):
-        """The frames (n, H, W, C) of the clip at a place, or its features (n, F), and its label."""
-        number = _number(place, len(found), seed)
-
+        """The frames (n, H, W, C) of a clip, or its features (n, F), its target and its weight."""
+        clip = found[_number(place, len(found), seed, strata, balance)]
         options = {"stride": stride, "rng": _random(seed, _FRAMES, place)}
+        drawn: list = []
 
         def choose(info):
             by_time = {"rate": info.rate, "frames_per_second": frames_per_second}
-            return sample_indices(info.frames, length, sampling, **options, **by_time)
+            drawn[:] = (
+                sample_indices(info.frames, length, sampling, **options, **by_time),
+                info.rate,
+            )
+            return drawn[0]
 
         if features is not None:
-            copies = features(found[number])
+            copies = features(clip)
             rows = copies if copies.ndim == 2 else copies[_copy(seed, place, len(copies))]
             chosen = sample_indices(len(rows) + features_skip, length, sampling, **options)
-            return np.asarray(rows[chosen[features_skip:] - features_skip]), labels[number]
-        frames = read(found[number], choose)
-        return _moved(frames, _draws(seed, place), float(affine), flip), labels[number]
+            rate = info_of(clip).rate if target else None
+            of_film = chosen * film_step(rate, frames_per_second)
+            numbers = np.floor(of_film + 0.5).astype(int)
+            vectors = np.asarray(rows[chosen[features_skip:] - features_skip])
+            return vectors, *asked(clip, numbers, rate)
+        frames = read(clip, choose)
+        return _moved(frames, _draws(seed, place), float(affine), flip), *asked(clip, *drawn)
 
     count = len(found) if seed is None else None
     rows = rows or slice(0, batch_size)
@@ -164,22 +203,39 @@ def clip_sequences(
     numbers = tf.data.Dataset.counter(start)
     if count is not None:
         numbers = tf.data.Dataset.range(start, max(start, math.ceil(count / batch_size)))
-    return _batches(numbers, load, places, spec, features_skip)
+    if target_skip is not None:
+        steps = None if length is None else max(1, length - target_skip)
+        asked_spec = tf.TensorSpec((batch, steps), tf.int64)
+    elif target is not None:
+        example = target(found[0], np.zeros(1, int), 1.0)
+        asked_spec = tf.TensorSpec((batch, *example.shape), example.dtype)
+    else:
+        asked_spec = tf.TensorSpec((batch,), tf.int64)
+    weighs = weight is not None or target_skip is not None
+    return _batches(numbers, load, places, spec, asked_spec, weighs, features_skip)
 
 
-def _batches(numbers, load, places, spec, skip=0):
+def _batches(numbers, load, places, spec, asked, weighs, skip=0):
     """A dataset of the batches with these numbers."""
     prefetch = _Prefetch(load, places)
 
     def batch(number):
-        return _padded(prefetch.batch(int(number)), spec, skip)
+        elements = prefetch.batch(int(number))
+        frames, lengths = _padded([frames for frames, _, _ in elements], spec)
+        targets, weights = _targets(elements, asked)
+        return frames, lengths + np.int32(skip), targets, weights
 
     def element(number):
-        types = (spec.dtype, tf.int32, tf.int64)
-        frames, lengths, labels = tf.numpy_function(batch, [number], types)
+        types = (spec.dtype, tf.int32, asked.dtype, tf.float32)
+        frames, lengths, targets, weights = tf.numpy_function(batch, [number], types)
         frames = tf.ensure_shape(frames, spec.shape)
-        lengths, labels = (tf.ensure_shape(x, spec.shape[:1]) for x in (lengths, labels))
-        return {spec.name: frames, "lengths": lengths}, labels
+        lengths = tf.ensure_shape(lengths, spec.shape[:1])
+        inputs = {spec.name: frames, "lengths": lengths}
+        targets = tf.ensure_shape(targets, asked.shape)
+        if not weighs:
+            return inputs, targets
+        per_step = asked.shape.rank == 2 and asked.dtype == tf.int64
+        return inputs, targets, tf.ensure_shape(weights, asked.shape[: 2 if per_step else 1])
 
     # A parallel map or prefetch of tf.data around a Python function can deadlock when its iterator
     # is dropped before the end. None is used, and tf.data must not add one.
@@ -192,14 +248,26 @@ def _batches(numbers, load, places, spec, skip=0):
     return data
 
 
-def _padded(elements, spec, skip):
-    """Elements of unequal length as one array, zeros (black) at the end, with their lengths."""
-    lengths = np.array([len(frames) for frames, _ in elements], np.int32)
+def _padded(sequences, spec):
+    """Sequences of unequal length as one array, zeros (black) at the end, with their lengths."""
+    lengths = np.array([len(sequence) for sequence in sequences], np.int32)
     time = spec.shape[1] or lengths.max(initial=1)
-    padded = np.zeros((len(elements), time, *spec.shape[2:]), spec.dtype.as_numpy_dtype)
-    for place, (frames, _) in zip(padded, elements, strict=True):
-        place[: len(frames)] = frames
-    return padded, lengths + np.int32(skip), np.array([label for _, label in elements], np.int64)
+    padded = np.zeros((len(sequences), time, *spec.shape[2:]), spec.dtype.as_numpy_dtype)
+    for place, sequence in zip(padded, sequences, strict=True):
+        place[: len(sequence)] = sequence
+    return padded, lengths
+
+
+def _targets(elements, asked):
+    """The targets of a batch, and their weights; targets of each step are padded, with weight 0."""
+    weights = np.array([weight for _, _, weight in elements], np.float32)
+    targets = [target for _, target, _ in elements]
+    if asked.shape.rank == 2 and asked.dtype == tf.int64:
+        padded, lengths = _padded(targets, asked)
+        mask = np.arange(padded.shape[1]) < lengths[:, None]
+        return padded, mask * weights[:, None]
+    shape = (len(targets), *asked.shape[1:])
+    return np.array(targets, asked.dtype.as_numpy_dtype).reshape(shape), weights
 
 
 def _moved(frames, draws, strength, flip):
@@ -236,8 +304,24 @@ def _found(clips, split, class_names):
     return found, list(class_names)
 
 
-def _number(place, count, seed):
-    """Which clip stands at a place: the next one, or the next of a shuffled pass."""
+def _strata(clips) -> list[list[int]]:
+    """The numbers of the clips of each class."""
+    of_class: dict[str, list[int]] = {}
+    for number, clip in enumerate(clips):
+        of_class.setdefault(clip.class_name, []).append(number)
+    return list(of_class.values())
+
+
+def _number(place, count, seed, strata, balance):
+    """Which clip stands at a place: the next one, or the next of a shuffled pass.
+
+    With a balance sometimes any clip of any class, each class equally likely.
+    """
+    if balance:
+        rng = _random(seed, _BALANCE, place)
+        if rng.random() < balance:
+            numbers = strata[rng.integers(len(strata))]
+            return numbers[rng.integers(len(numbers))]
     return place if seed is None else int(_order(seed, place // count, count)[place % count])
 
 

@@ -6,7 +6,7 @@ import functools
 import math
 import shutil
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -19,9 +19,15 @@ from keras_cnnlstm.data.captions import caption_task, captioned, clip_captions
 from keras_cnnlstm.data.clip_batches import clip_copy, clip_sequences
 from keras_cnnlstm.data.clip_cache import ClipCache, read_chosen
 from keras_cnnlstm.data.clip_checks import report_of, shared_signatures, survey
-from keras_cnnlstm.data.clips import Clip, find_clips, read_clip, scan_clips
+from keras_cnnlstm.data.clips import Clip, Problem, find_clips, read_clip, scan_clips
 from keras_cnnlstm.data.digit_batches import described
-from keras_cnnlstm.data.frames import natural_order
+from keras_cnnlstm.data.labels import (
+    TASK_OF,
+    labelled_clips,
+    read_labels,
+    read_stored,
+    write_labels,
+)
 from keras_cnnlstm.data.run_files import (
     LISTS,
     Encodes,
@@ -30,7 +36,14 @@ from keras_cnnlstm.data.run_files import (
     save_task,
     write_example,
 )
-from keras_cnnlstm.data.splits import Split, fold_splits, read_split, split_clips, write_split
+from keras_cnnlstm.data.splits import (
+    Split,
+    fold_splits,
+    prescribed_split,
+    read_split,
+    split_clips,
+    write_split,
+)
 from keras_cnnlstm.runtime.memory import available_memory
 from keras_cnnlstm.tasks.registry import task_class
 from keras_cnnlstm.tasks.task import Task
@@ -38,6 +51,7 @@ from keras_cnnlstm.tasks.vocabulary import Vocabulary
 from keras_cnnlstm.utils.environment import progress_line, user_cache
 from keras_cnnlstm.utils.files import write_text
 
+_LABELS = "labels.jsonl"  # in a run directory, so that the table may change
 _COPIES = 4  # of each training clip that are encoded, if it is augmented or mirrored
 _HELD = 4096  # clips whose features are in memory
 _CHOOSES, _CALIBRATES, _TESTS = 0.15, 0.07, 0.15  # shares of validation and test
@@ -82,8 +96,11 @@ class ClipSource:
             self._survey(config)
         else:
             self.left_out = read_left_out(run)
-            broken = {line.split(": ", 1)[0] for line in self.left_out}
-            clips = [clip for clip in find_clips(config.data) if clip.name not in broken]
+            if config.labels:
+                clips = read_stored(run / _LABELS, Path(config.data))
+            else:
+                broken = {line.split(": ", 1)[0] for line in self.left_out}
+                clips = [clip for clip in find_clips(config.data) if clip.name not in broken]
             self._decide(read_split(run / "split.csv", clips), read_task(run))
 
     def _decide(self, split: Split, known: Any = None) -> None:
@@ -118,9 +135,7 @@ class ClipSource:
         length, clips = config.length or 16, [clip for part in split.values() for clip in part]
         if self._captions is None:
             named: Any = task_class(config.task or "clip", clips=True)
-            found = {clip.class_name for clip in clips}
-            names = sorted(found, key=lambda name: natural_order(Path(name)))
-            return named(tuple(known.class_names if known else names), length)
+            return known or named.for_clips(clips, split.train, length=length)
         train = [self._captions[clip.name] for clip in split.train]
         vocabulary = known.vocabulary if known else Vocabulary.of(train)
         return caption_task(captioned(clips, self._captions), length=length, vocabulary=vocabulary)
@@ -131,7 +146,7 @@ class ClipSource:
         What can be said without decoding is said before.
         """
         root = Path(config.data)
-        clips, problems = scan_clips(root)
+        clips, problems = folder_clips(config)
         self._leave_out(problems)
         self._decide(self._divided(clips))
         progress = progress_line(doing="clips")
@@ -153,6 +168,9 @@ class ClipSource:
         Fewer clips validate where that chooses no epoch, and only calibrates.
         """
         config = self._config
+        if prescribed := prescribed_split(clips):
+            self._check_prescribed()
+            return prescribed
         share = _CHOOSES if config.keep == "best" or config.patience else _CALIBRATES
         if not config.folds:
             shares = (1 - share - _TESTS, share, _TESTS)
@@ -160,6 +178,15 @@ class ClipSource:
         options: dict[str, Any] = {"groups": config.groups, "validation": share}
         self._folds = fold_splits(clips, config.folds, seed=config.seed, **options)
         return self._folds[0]
+
+    def _check_prescribed(self):
+        """Refuses options that divide clips which are divided already."""
+        for name in ("folds", "groups"):
+            if getattr(self._config, name) is not None:
+                raise ValueError(
+                    f"{name} must be left out where {self._config.labels or self._config.data} "
+                    f"prescribes the split; received {getattr(self._config, name)}."
+                )
 
     def _leave_out(self, problems) -> None:
         """Refuses clips that cannot be read, or lists them."""
@@ -185,12 +212,11 @@ class ClipSource:
         Also a note if the classes are of very different size.
         """
         parts = (f"{len(clips):,} {name}" for name, clips in self._apart().items())
-        text = (
-            f"{self._config.data}: {len(self.task.class_names)} classes, clips: {', '.join(parts)}"
-        )
+        count, of = len(self.task.output_names), self.task.outputs_name
+        text = f"{self._config.data}: {count} {of}, clips: {', '.join(parts)}"
         counts = Counter(clip.class_name for part in self.split.values() for clip in part)
         (most, many), (least, few) = (counts.most_common()[place] for place in (0, -1))
-        if many >= _UNEQUAL * few and self._captions is None:
+        if many >= _UNEQUAL * few and self.task.classifies and not self.task.per_step:
             text += (
                 f"\nnote      {many:,} clips of {most}, but {few:,} of {least}: look at the recall "
                 "of each class, since accuracy says little"
@@ -248,10 +274,26 @@ class ClipSource:
     ) -> tf.data.Dataset:
         """Endless training batches, from batch `start` on; of each these rows, by default all."""
         config = self._config
-        moves: dict[str, Any] = {"affine": config.transforms["affine"], "flip": config.flip}
+        options: dict[str, Any] = {"affine": config.transforms["affine"], "flip": config.flip}
         if self._features:  # whose copies were moved before they were encoded
-            moves = {"features": self._features}
-        return self._batches(self.split.train, seed=config.seed, start=start, rows=rows, **moves)
+            options = {"features": self._features}
+        weights = self._weights()
+        if weights:
+            options["weight"] = lambda clip: weights[clip.name]
+        options |= {"balance": config.balance or 0.0, "seed": config.seed}
+        return self._batches(self.split.train, start=start, rows=rows, **options)
+
+    def _weights(self) -> dict[str, float]:
+        """How much each training clip counts, by its name; none if all count 1."""
+        train = self.split.train
+        weights = {clip.name: clip.label.weight if clip.label else 1.0 for clip in train}
+        if self._config.class_weight == "balanced":
+            sums: dict[str, float] = defaultdict(float)
+            for clip in train:
+                sums[clip.class_name] += weights[clip.name]
+            share = sum(sums.values()) / len(sums)
+            weights = {c.name: weights[c.name] * share / sums[c.class_name] for c in train}
+        return weights if set(weights.values()) - {1.0} else {}
 
     def validation(
         self, *, rows: slice | None = None, training_task: bool = False
@@ -287,9 +329,11 @@ class ClipSource:
     def save(self, path: Path) -> None:
         """Writes `split.csv`, `task.json` and `example/`, a test clip, into a run directory.
 
-        Also the clips that were left out and the leaks, if there are any.
+        Also the labels of a table, the clips that were left out and the leaks, if there are any.
         """
         write_split(path / "split.csv", self.split)
+        if self._config.labels:
+            write_labels(path / _LABELS, (clip for part in self.split.values() for clip in part))
         save_task(path, self._config, self.task)
         self.save_lists(path)
         height, width, channels = self.frame_shape
@@ -302,6 +346,26 @@ class ClipSource:
         for what, found in (("left out", self.left_out), ("leak", self.leaks)):
             if found:
                 write_text(path / LISTS[what], "".join(f"{line}\n" for line in found))
+
+
+def folder_clips(config: TrainConfig) -> tuple[list[Clip], list[Problem]]:
+    """The clips that the options name, by folder or by table, and what is wrong around them.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or table.
+        ValueError: if the table is wrong, or labels clips in another way than the task asks.
+    """
+    root = Path(config.data)
+    if config.labels is None:
+        return scan_clips(root)
+    table = read_labels(config.labels, root, frame_numbers=config.frame_numbers)
+    asked = config.task or "clip"
+    if TASK_OF[table.type] != asked:
+        raise ValueError(
+            f"task must be {TASK_OF[table.type]} with the columns of {config.labels}; received "
+            f"{asked}."
+        )
+    return labelled_clips(table, root)
 
 
 def folder_tests(
@@ -370,7 +434,15 @@ def clip_batches(config, task, clips, **options):
         invert=config.invert,
         fit=config.fit,
         batch_size=config.batch_size,
-        class_names=task.class_names,
+        **_asked(config, task),
         **options,
     )
     return described(data, task) if task.output == "tokens" else data
+
+
+def _asked(config, task) -> dict[str, Any]:
+    """The options of `clip_sequences` that say what the target of a clip is."""
+    if task.output == "tokens":  # a caption is a class here
+        return {"class_names": task.class_names}
+    skip = config.motion_lag if config.motion != "none" else 0
+    return {"target": task.clip_target, "target_skip": skip if task.per_step else None}

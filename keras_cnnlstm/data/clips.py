@@ -54,6 +54,8 @@ from keras_cnnlstm.utils.validation import (
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
+    from keras_cnnlstm.data.labels import Label
+
 SAMPLINGS = ("uniform", "segments", "window", "first")
 """Ways to choose some frames of a clip, as `sample_indices` explains them."""
 
@@ -66,13 +68,15 @@ class Clip:
 
     Attributes:
         path: the folder of frames, or the video file.
-        class_name: what the sequence shows.
+        class_name: what the sequence shows; of clips with other labels, what a split balances.
         name: "class/clip", relative to the root, with `/` on every system; unique in it.
+        label: what a table of labels says of it; `None` where there is no table.
     """
 
     path: Path
     class_name: str
     name: str
+    label: "Label | None" = None
 
     @property
     def is_video(self) -> bool:

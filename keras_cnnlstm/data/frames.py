@@ -5,7 +5,6 @@ Imports no TensorFlow.
 """
 
 import contextlib
-import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from keras_cnnlstm.utils.files import natural_order
 from keras_cnnlstm.utils.validation import (
     as_array,
     as_path,
@@ -140,12 +140,6 @@ def is_image(path: Path) -> bool:
     return (
         path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
-
-
-def natural_order(path: Path) -> tuple:
-    """The key that sorts paths of one folder with the numbers in their names in order of size."""
-    parts = re.split(r"(\d+)", path.name.lower())
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts], path.name
 
 
 @contextlib.contextmanager

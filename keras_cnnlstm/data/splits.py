@@ -82,7 +82,8 @@ def split_clips(
         clips: at least two groups of each class.
         shares: of training, validation and test in the clips of each class, summing to 1. The
             share of validation may be 0.
-        groups: which clips belong together. `None`: each clip is a group. A regular expression,
+        groups: which clips belong together. `None`: those that a table of labels gives one group;
+            else each clip is a group. A regular expression,
             searched in the clip's own name (the part after "class/", without the ending of a
             video): its first group, or else the whole match, names the clip's group. The pattern
             `r"^(.+?)_"` takes the text before the first underscore. A path, or text that ends
@@ -107,6 +108,15 @@ def split_clips(
     found = "classes whose groups could not be divided with those of others"
     _refuse(table.classes, lacking, found)
     return table.split(parts)
+
+
+def prescribed_split(clips: Iterable[Clip]) -> Split | None:
+    """The split that a table of labels prescribes for its clips; `None` if it does not."""
+    clips = sorted(checked_clips("prescribed_split", clips), key=lambda clip: clip.name)
+    part_of = {clip.name: clip.label.split if clip.label else None for clip in clips}
+    if not any(part_of.values()):
+        return None
+    return _split(clips, part_of, _groups(clips, None))
 
 
 def fold_splits(
@@ -257,7 +267,7 @@ def _split(clips, part_of, group_of):
 def _groups(clips, groups) -> dict[str, str]:
     """The group of each clip, by the clip's name."""
     if groups is None:
-        return {clip.name: clip.name for clip in clips}
+        return {clip.name: (clip.label and clip.label.group) or clip.name for clip in clips}
     if isinstance(groups, Path) or (isinstance(groups, str) and groups.lower().endswith(".csv")):
         return read_column(Path(groups), "group", clips)
     try:

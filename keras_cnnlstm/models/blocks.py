@@ -17,13 +17,20 @@ from keras_cnnlstm.utils.validation import (
     check_dropout,
     check_integer,
     is_integer,
+    is_number,
     short_repr,
 )
 
 Shape = tuple[int | None, int, int, int] | tuple[int | None, int, int]  # (T, H, W, C), (T, L, C)
-Head = Literal["probabilities", "regression"]
-HEADS: dict[Head, str] = {"probabilities": "probabilities", "regression": "values"}
+Head = Literal["probabilities", "multi_label", "regression"]
+HEADS: dict[Head, str] = {
+    "probabilities": "probabilities",
+    "multi_label": "label_probabilities",
+    "regression": "values",
+}
 """Names of the output, by head."""
+
+Numbers = float | Sequence[float]  # one for all numbers of an answer, or one for each
 
 States = dict[str, keras.KerasTensor]
 
@@ -223,18 +230,40 @@ def dense_stack(
 
 
 def answer(
-    x: keras.KerasTensor, num_classes: int, head: Head = "probabilities", *, scale: float = 1.0
+    x: keras.KerasTensor,
+    num_classes: int,
+    head: Head = "probabilities",
+    *,
+    scale: Numbers = 1.0,
+    offset: Numbers = 0.0,
 ) -> keras.KerasTensor:
     """From `(..., features)` to the answer `(..., num_classes)`, float32 under every policy.
 
-    The last layer is named as `HEADS` says; `scale` multiplies the numbers of a regression.
+    The last layer is named as `HEADS` says. The numbers of a regression are multiplied by `scale`,
+    and `offset` is added: a number for all of them, or one for each.
     """
-    if head == "probabilities":
-        return dense_float32(x, num_classes, "softmax", name=HEADS[head])
-    if scale == 1:
+    if head != "regression":
+        activation = "softmax" if head == "probabilities" else "sigmoid"
+        return dense_float32(x, num_classes, activation, name=HEADS[head])
+    if (scale, offset) == (1.0, 0.0):
         return dense_float32(x, num_classes, name=HEADS[head])
     x = dense_float32(x, num_classes, name="unscaled")
-    return layers.Rescaling(scale, dtype="float32", name=HEADS[head])(x)
+    if not isinstance(scale, int | float):
+        scale = list(scale)
+    if not isinstance(offset, int | float):
+        offset = list(offset)
+    return layers.Rescaling(scale, offset, dtype="float32", name=HEADS[head])(x)
+
+
+def check_scale(model: str, argument: str, value: Any, num_classes: int) -> None:
+    """Refuses what is neither a finite number nor a list of one for each number of the answer."""
+    several = isinstance(value, list | tuple)
+    fits = len(value) == num_classes if several else True
+    if not fits or not all(is_number(one, -1e30, 1e30) for one in (value if several else [value])):
+        raise ValueError(
+            f"{model}: `{argument}` must be a finite number, or {num_classes} of them; received "
+            f"{short_repr(value)}."
+        )
 
 
 def dense_float32(

@@ -14,7 +14,7 @@ from keras_cnnlstm.layers.batch_normalization import BatchNormalization
 from keras_cnnlstm.layers.length_mask import LengthMask
 from keras_cnnlstm.models import blocks
 from keras_cnnlstm.models.frame_encoder import encoded, frame_encoder, sequence_input, with_motion
-from keras_cnnlstm.utils.validation import check_dropout, is_number, short_repr
+from keras_cnnlstm.utils.validation import check_dropout
 
 
 def cnn_lstm(
@@ -31,7 +31,8 @@ def cnn_lstm(
     normalize: bool = False,
     per_step: bool = False,
     head: blocks.Head = "probabilities",
-    scale: float = 1.0,
+    scale: blocks.Numbers = 1.0,
+    offset: blocks.Numbers = 0.0,
     lengths: bool = False,
     initial_state: bool = False,
     return_state: bool = False,
@@ -76,9 +77,11 @@ def cnn_lstm(
             network need: their features have scales of their own.
         per_step: answer at each step, from the frames so far (with `bidirectional`, from all),
             instead of once at the end.
-        head: "probabilities" of classes, or "regression" for any numbers.
-        scale: a factor for the numbers of a regression. Training is faster if it is about as large
-            as they are.
+        head: "probabilities" of classes, of which one is right; "multi_label" for labels, of which
+            any number may be right; or "regression" for any numbers.
+        scale: a factor for the numbers of a regression, one for all or one for each. Training is
+            faster if it is about as large as they are, such as their standard deviation.
+        offset: added to the numbers of a regression, such as their mean.
         lengths: sequences of unequal length, padded at the end, with a second input
             `lengths (B,) int32`, 1 to T. The padding changes no answer; answers of steps after the
             end mean nothing.
@@ -91,8 +94,9 @@ def cnn_lstm(
 
     Returns:
         A model from `frames (B, T, H, W, C) uint8`, or `(B, T, L, C) float32`, to
-        `probabilities (B, num_classes) float32`, or `(B, T, num_classes)` with `per_step`; for a
-        regression to `values`. It takes a dict by name where it has several inputs.
+        `probabilities (B, num_classes) float32`, or `(B, T, num_classes)` with `per_step`; for
+        labels to `label_probabilities`, for a regression to `values`. It takes a dict by name where
+        it has several inputs.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -104,10 +108,8 @@ def cnn_lstm(
     """
     blocks.check_classes("cnn_lstm", num_classes, head)
     check_dropout("cnn_lstm", dropout)
-    if not is_number(scale, -1e30, 1e30):
-        raise ValueError(
-            f"cnn_lstm: `scale` must be a finite number; received {short_repr(scale)}."
-        )
+    blocks.check_scale("cnn_lstm", "scale", scale, num_classes)
+    blocks.check_scale("cnn_lstm", "offset", offset, num_classes)
     lstm_units = blocks.checked_units("cnn_lstm", lstm_units, "lstm_units")
     encoder = frame_encoder(encoder)
     frames = sequence_input("cnn_lstm", input_shape, encoder, batch_size)
@@ -137,6 +139,6 @@ def cnn_lstm(
         mask=mask,
     )
     x, states = x if return_state else (x, {})
-    x = blocks.answer(x, num_classes, head, scale=scale)
+    x = blocks.answer(x, num_classes, head, scale=scale, offset=offset)
     outputs = {blocks.HEADS[head]: x, **states} if return_state else x
     return keras.Model(inputs if len(inputs) > 1 else frames, outputs, name=name)

@@ -198,6 +198,8 @@ class ClipCaption(_OfClasses, Classes):
     'it falls'
     """
 
+    can_balance = False
+
     vocabulary: Vocabulary = None  # type: ignore[assignment]  # filled in
 
     def __post_init__(self):

@@ -1,10 +1,13 @@
 """Which class does a clip belong to? One class of the whole sequence."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from keras_cnnlstm.tasks.digit_task import check_range
 from keras_cnnlstm.tasks.task import Task
+from keras_cnnlstm.utils.files import natural_order
 from keras_cnnlstm.utils.validation import short_repr
 
 
@@ -30,6 +33,8 @@ class Classes(Task):
     default_min_length = 1
     lengths = (1, 10_000)
     models: ClassVar[tuple[str, ...]] = ("cnn_lstm", "bag_of_frames")
+    can_balance = True
+    fewest_classes: ClassVar[int] = 2
 
     class_names: tuple[str, ...] = ()
     length: int = 16
@@ -38,17 +43,40 @@ class Classes(Task):
     def __post_init__(self) -> None:
         names = self.class_names if isinstance(self.class_names, list | tuple) else ()
         of_text = all(isinstance(name, str) for name in names)
-        if len(names) < 2 or not of_text or len(set(names)) < len(names):
+        least = self.fewest_classes
+        if len(names) < least or not of_text or len(set(names)) < len(names):
             raise ValueError(
-                f"{type(self).__name__}: `class_names` must be two different names or more; "
+                f"{type(self).__name__}: `class_names` must be different names, {least} or more; "
                 f"received {short_repr(self.class_names)}."
             )
         object.__setattr__(self, "class_names", tuple(names))
-        name = type(self).__name__
-        check_range(f"{name}: `length` must be {{}} frames", self.length, *self.lengths)
-        check_range(f"{name}: `min_length` must be {{}} frames", self.min_length, 1, self.length)
+        check_clip_lengths(self)
 
     @property
     def has_lengths(self) -> bool:
         """Always: a clip may be shorter than the longest."""
         return True
+
+    @classmethod
+    def for_clips(cls, clips: Sequence[Any], train: Sequence[Any], *, length: int) -> Self:
+        """The task on some clips.
+
+        Args:
+            clips: all of them; their classes in natural order are those of the task.
+            train: those to learn from.
+            length: T.
+        """
+        names = {name for clip in clips for name in cls._names(clip)}
+        return cls(tuple(sorted(names, key=lambda name: natural_order(Path(name)))), length)
+
+    @classmethod
+    def _names(cls, clip: Any) -> Iterable[str]:
+        """The classes that a clip shows."""
+        return (clip.class_name,)
+
+
+def check_clip_lengths(task: Any) -> None:
+    """Refuses lengths that clips cannot have."""
+    name = type(task).__name__
+    check_range(f"{name}: `length` must be {{}} frames", task.length, *task.lengths)
+    check_range(f"{name}: `min_length` must be {{}} frames", task.min_length, 1, task.length)

@@ -74,6 +74,86 @@ class ClassRecall(keras.metrics.Metric):
 
 
 @keras.saving.register_keras_serializable(package="keras_cnnlstm")
+class SparseFocalCrossentropy(keras.losses.Loss):
+    """`-(1 - p)^gamma log p` of the probability p of the right class.
+
+    Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, section 3.2, without weights of
+    the classes.
+
+    Args:
+        gamma: the exponent; 0 is cross-entropy.
+    """
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        reduction: str = "mean_with_sample_weight",
+        name: str = "sparse_focal_crossentropy",
+        **options: Any,
+    ):
+        super().__init__(reduction=reduction, name=name, **options)
+        self.gamma = float(gamma)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """The loss of each target `(...)` for probabilities `(..., num_classes)`."""
+        y_pred = ops.convert_to_tensor(y_pred)
+        classes = ops.one_hot(ops.cast(y_true, "int32"), y_pred.shape[-1], dtype=y_pred.dtype)
+        right = ops.clip(ops.sum(classes * y_pred, axis=-1), 1e-7, 1.0)
+        return -ops.power(1.0 - right, self.gamma) * ops.log(right)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, for Keras to make it again."""
+        return {**super().get_config(), "gamma": self.gamma}
+
+
+@keras.saving.register_keras_serializable(package="keras_cnnlstm")
+class ScaledSquaredError(keras.losses.Loss):
+    """The mean squared error of numbers `(B, K)`, each divided by a scale of its own.
+
+    Args:
+        scale: K numbers over 0, such as standard deviations, or one for all.
+    """
+
+    def __init__(
+        self,
+        scale: tuple[float, ...],
+        reduction: str = "mean_with_sample_weight",
+        name: str = "scaled_squared_error",
+        **options: Any,
+    ):
+        super().__init__(reduction=reduction, name=name, **options)
+        self.scale = tuple(map(float, scale))
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """The error of each example, `(B,)`."""
+        return ops.mean(ops.square((y_true - y_pred) / ops.array(self.scale, self.dtype)), axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, for Keras to make it again."""
+        return {**super().get_config(), "scale": self.scale}
+
+
+@keras.saving.register_keras_serializable(package="keras_cnnlstm")
+class ScaledAbsoluteError(keras.metrics.MeanMetricWrapper):
+    """The mean absolute error of numbers `(B, K)`, each divided by a scale of its own.
+
+    Args:
+        scale: K numbers over 0, such as standard deviations, or one for all.
+    """
+
+    def __init__(self, scale: tuple[float, ...], name: str = "mae", **options: Any):
+        self.scale = tuple(map(float, scale))
+        super().__init__(self._error, name=name, **options)
+
+    def _error(self, y_true, y_pred):
+        return ops.mean(ops.abs(y_true - y_pred) / ops.array(self.scale, self.dtype), axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, for Keras to make it again."""
+        return {"name": self.name, "dtype": self.dtype, "scale": self.scale}
+
+
+@keras.saving.register_keras_serializable(package="keras_cnnlstm")
 def text_accuracy(target: Any, logits: Any) -> Any:
     """Whether the whole text is right: 1 or 0 for each, `(B,)` float32.
 

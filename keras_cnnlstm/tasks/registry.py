@@ -4,6 +4,9 @@ from typing import Any
 
 from keras_cnnlstm.tasks.captions import TrendCaption
 from keras_cnnlstm.tasks.clip_classes import Classes
+from keras_cnnlstm.tasks.clip_labels import ClipLabels
+from keras_cnnlstm.tasks.clip_segments import ClipSegments
+from keras_cnnlstm.tasks.clip_values import ClipValues
 from keras_cnnlstm.tasks.digits import Digits, Label
 from keras_cnnlstm.tasks.running_sum import RunningSum
 from keras_cnnlstm.tasks.task import Task
@@ -16,6 +19,9 @@ TASKS: dict[str, type[Task]] = {
     "digits": Digits,
     "running_sum": RunningSum,
     "clip": Classes,
+    "clip_labels": ClipLabels,
+    "clip_values": ClipValues,
+    "clip_segments": ClipSegments,
     "label": Label,
     "text": Text,
     "caption": TrendCaption,

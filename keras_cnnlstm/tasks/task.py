@@ -36,19 +36,22 @@ class Task:
         arrangement: how the frames reach the model: a "sequence" `(T, H, W, C)`, one "image"
             `(H, W, C)`, or a "strip" `(H, T*W, C)` of frames side by side.
         models: the architectures that can answer, by their names in `TrainConfig.model`.
-        output: the name of the model's output: "probabilities", "values", "logits" (CTC) or
-            "tokens".
+        output: the name of the model's output: "probabilities" of classes, "label_probabilities",
+            "values", "logits" (CTC) or "tokens".
         per_step: whether there is an answer at each step, `(B, T, ...)`, or one at the end.
-        head: the head of a `cnn_lstm`: "probabilities" or "regression".
+        head: the head of a `cnn_lstm`: "probabilities", "multi_label" or "regression".
         answers_at_every_step: whether the beginnings of a sequence have an answer too, from which a
             model may learn (`at_every_step`).
         can_balance: whether sequences can be drawn so that each class is equally frequent.
         measure: the entry of `score` that matters most; its 95 % interval is `MEASURE_95`.
         measure_name: that number in words.
+        measure_is_mean: whether the measure of many sequences is the mean of that of each, or the
+            root of the mean square; macro F1 is not.
         smaller_is_better: whether a smaller measure, and a smaller first metric, is better.
         constant_answer_name: the answer of `constant_answers` in words.
         has_baselines: whether the model is compared with simpler answers (`linear_answers`, and of
             digits `exact_answers`).
+        outputs_name: what the model has an output for each of.
         question: what is asked, as the page puts it.
         draws_digits: whether sequences are drawn from images of single digits.
         has_rule: whether an exact rule leads from the digits to the answer.
@@ -60,16 +63,20 @@ class Task:
     default_min_length: ClassVar[int | None] = None
     arrangement: ClassVar[Literal["sequence", "image", "strip"]] = "sequence"
     models: ClassVar[tuple[str, ...]] = ("cnn_lstm",)
-    output: ClassVar[Literal["probabilities", "values", "logits", "tokens"]] = "probabilities"
+    output: ClassVar[
+        Literal["probabilities", "label_probabilities", "values", "logits", "tokens"]
+    ] = "probabilities"
     per_step: ClassVar[bool] = False
-    head: ClassVar[Literal["probabilities", "regression"]] = "probabilities"
+    head: ClassVar[Literal["probabilities", "multi_label", "regression"]] = "probabilities"
     can_balance: ClassVar[bool] = False
     answers_at_every_step: ClassVar[bool] = False
     measure: ClassVar[str] = "accuracy"
     measure_name: ClassVar[str] = "accuracy"
+    measure_is_mean: ClassVar[bool] = True
     smaller_is_better: ClassVar[bool] = False
     constant_answer_name: ClassVar[str] = "Most frequent class"
     has_baselines: ClassVar[bool] = True
+    outputs_name: ClassVar[str] = "classes"
     question: ClassVar[str] = "What does it show?"
     draws_digits: ClassVar[bool] = False
     has_rule: ClassVar[bool] = False
@@ -176,6 +183,18 @@ class Task:
     def label_text(self, label: str) -> str:
         """The name of a class as a person says it."""
         return label
+
+    def clip_target(self, clip: Any, frames: np.ndarray, rate: float | None) -> np.ndarray:
+        """The target of a clip on disk; of tasks on clips alone.
+
+        Here the number of the clip's class, `()` int64.
+
+        Args:
+            clip: a `data.Clip`, with its `class_name` and perhaps a `label`.
+            frames: `(n,)`, the numbers of the frames that the model is shown, from 0.
+            rate: frames per second of the clip; `None` of images, which have no time.
+        """
+        return np.asarray(self.class_names.index(clip.class_name), np.int64)
 
     def perfect_answers(self, targets: np.ndarray) -> np.ndarray:
         """What a model that makes no mistake would answer, `(N, ...)`, as `score` takes it."""

@@ -21,14 +21,15 @@ measurements behind these numbers.
 
 import dataclasses
 import statistics
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_cnnlstm.config import TrainConfig
 from keras_cnnlstm.data.clip_cache import info_of
-from keras_cnnlstm.data.clips import Clip, ClipInfo, film_step, probe, scan_clips
+from keras_cnnlstm.data.clip_source import folder_clips
+from keras_cnnlstm.data.clips import Clip, ClipInfo, film_step, probe
+from keras_cnnlstm.data.labels import table_task
 from keras_cnnlstm.models.efficientnet_lite0 import installed
 
 _PROBED = 100  # clips that stand for all
@@ -55,7 +56,9 @@ def suited(config: TrainConfig) -> tuple[TrainConfig, str]:
     """
     if not config.reads_clips or config.model not in _SUITED:
         return config, ""
-    clips, _ = scan_clips(Path(config.data))
+    if config.labels and config.task is None:
+        config = dataclasses.replace(config, task=table_task(config.labels))
+    clips, _ = folder_clips(config)
     infos = [info for clip in clips[:: max(1, len(clips) // _PROBED)] if (info := _probed(clip))]
     if not infos:
         return config, ""  # the check of the clips says what is wrong with them

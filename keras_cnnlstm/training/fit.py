@@ -50,7 +50,7 @@ def train_one(config, runtime, source, place, ensemble=None) -> Run:
                 adopted = _adopted(built.model, config)
             if adopted:
                 print(f"start     from {config.init_from}: {', '.join(adopted)}", flush=True)
-            objective = objective_for(source.training_task)
+            objective = objective_for(source.training_task, focal=config.focal)
             writer = RunWriter(
                 path,
                 objective,

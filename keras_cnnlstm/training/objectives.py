@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import keras
 
-from keras_cnnlstm.tasks.metrics import ClassRecall
+from keras_cnnlstm.tasks.metrics import ClassRecall, SparseFocalCrossentropy
 from keras_cnnlstm.tasks.task import Task
 from keras_cnnlstm.utils.validation import check_instance
 
@@ -38,11 +38,16 @@ class Objective:
         return best is None or (value < best if self.smaller_is_better else value > best)
 
 
-def objective_for(task: Task) -> Objective:
+def objective_for(task: Task, *, focal: float = 0.0) -> Objective:
     """The loss and the metrics of a task, new ones at each call.
+
+    Args:
+        task: the task.
+        focal: exponent of the focal loss in place of the task's own, for one class; 0 is off.
 
     Raises:
         ValueError: if `task` is not a task.
     """
     check_instance("objective_for: `task`", task, Task, "a task, such as Trend(4)")
-    return Objective(task.loss(), task.metrics(), task.smaller_is_better)
+    loss = SparseFocalCrossentropy(focal) if focal else task.loss()
+    return Objective(loss, task.metrics(), task.smaller_is_better)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -40,6 +41,12 @@ def locked(path: Path) -> Iterator[None]:
         raise BlockingIOError(f"{path}: expected a free lock; another process holds it.") from error
     with lock:
         yield
+
+
+def natural_order(path: Path) -> tuple:
+    """The key that sorts paths of one folder with the numbers in their names in order of size."""
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts], path.name
 
 
 def write_text(path: Path, text: str) -> None:
