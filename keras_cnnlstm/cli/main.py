@@ -156,8 +156,9 @@ def _evaluate(command):
     from keras_cnnlstm.training.scoring import batches_to_score, score
 
     run = _averaged(load_run(command.run), command)
-    tests, task = batches_to_score(run, data=command.data, num_sequences=command.num_sequences)
-    scores = score(run.model, tests, task)
+    options = {"data": command.data, "num_sequences": command.num_sequences}
+    tests, task, groups = batches_to_score(run, **options)
+    scores = score(run.model, tests, task, groups)
     if command.json:
         print(json.dumps(scores, indent=2))
     else:

@@ -320,6 +320,10 @@ class ClipSource:
         """The names of the clips of `tests`, in their order."""
         return [clip.name for clip in spread(self.split.test, num_sequences)]
 
+    def test_groups(self, num_sequences: int | None = None) -> list[str]:
+        """The groups of the clips of `tests`, in their order."""
+        return [self.split.groups[name] for name in self.test_names(num_sequences)]
+
     def _batches(self, clips, **options):
         if self._captions is not None:
             clips = captioned(clips, self._captions)

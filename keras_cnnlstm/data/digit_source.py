@@ -177,6 +177,10 @@ class DigitSource:
         """None: sequences that are drawn have no names."""
         return None
 
+    def test_groups(self, num_sequences: int | None = None) -> None:
+        """None: each sequence is drawn for itself."""
+        return None
+
     def save(self, path: Path) -> None:
         """Writes `task.json` and `example/`, a test sequence or image, into a run directory."""
         save_task(path, self._config, self.task)

@@ -649,8 +649,8 @@ def _json_lines(path, text):
         header.update(dict.fromkeys(row))
         rows.append((number, row))
     if not header:
-        wrong = f" Row {rows[0][0]} {rows[0][1]}." if rows else ""
-        raise ValueError(f"{path}: expected JSON objects with `clip`, one a line.{wrong}")
+        wrong = f"row {rows[0][0]} {rows[0][1]}" if rows else "the table is empty"
+        raise ValueError(f"{path}: expected JSON objects with `clip`, one a line; {wrong}.")
     return list(header), rows
 
 

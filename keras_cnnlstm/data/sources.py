@@ -63,6 +63,10 @@ class Source(Protocol):
         """The names of the test sequences, in their order; `None` if they have none."""
         ...
 
+    def test_groups(self, num_sequences: int | None = None) -> list[str] | None:
+        """The group of each test sequence, in their order; `None` if they have none."""
+        ...
+
     @property
     def training_sequences(self) -> int:
         """How many sequences the training sees."""

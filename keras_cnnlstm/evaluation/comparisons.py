@@ -22,7 +22,7 @@ from keras_cnnlstm.evaluation.reader import check_reader, confusion_of
 from keras_cnnlstm.models.graph import split_model
 from keras_cnnlstm.tasks.task import Task
 from keras_cnnlstm.training.run_directory import Run
-from keras_cnnlstm.training.scoring import Answers
+from keras_cnnlstm.training.scoring import Answers, grouped_score
 
 _FITTED = 4000  # training sequences that the bag is fitted to
 _SHUFFLED = "Frames shuffled"
@@ -47,16 +47,24 @@ class Comparison:
 
 
 def compare(
-    task: Task, answers: Answers, score: Mapping[str, Any], baselines: Sequence[Any]
+    task: Task, answers: Answers, baselines: Sequence[Any], groups: Sequence[str] | None = None
 ) -> list[Comparison]:
-    """The table: the model, the constant answer if there is one, and the baselines."""
+    """The table: the model, the constant answer if there is one, and the baselines.
+
+    Args:
+        task: the task.
+        answers: of the model.
+        baselines: that have been given each test batch.
+        groups: the group of each test sequence, if some belong together, for the intervals.
+    """
+    score = grouped_score(task, answers, groups)
     rows = [Comparison("The model", "As it was trained.", score, True)]
     constant = task.constant_answers(answers.targets, answers.mask)
     if constant is not None:
-        score = task.score(answers.targets, constant, answers.mask)
+        score = grouped_score(task, answers._replace(answers=constant), groups)
         how = "The same answer to every sequence."
         rows.append(Comparison(task.constant_answer_name, how, score, False))
-    return rows + [baseline.row(answers) for baseline in baselines]
+    return rows + [baseline.row(answers, groups) for baseline in baselines]
 
 
 def frames_of(inputs: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -96,9 +104,10 @@ class ShuffledFrames:
         inputs = both if len(self._model.inputs) > 1 else mixed
         self._answers.append(self._model.predict_on_batch(inputs))
 
-    def row(self, answers: Answers) -> Comparison:
+    def row(self, answers: Answers, groups: Sequence[str] | None = None) -> Comparison:
         """The score of these answers."""
-        score = self._task.score(answers.targets, np.concatenate(self._answers), answers.mask)
+        mixed = answers._replace(answers=np.concatenate(self._answers))
+        score = grouped_score(self._task, mixed, groups)
         how = "The model, with the frames of each sequence in random order."
         return Comparison(_SHUFFLED, how, score, True)
 
@@ -129,10 +138,11 @@ class BagOfFrames:
         self._means.append(self._mean(frames, mask))
         self._masks.append(mask)
 
-    def row(self, answers: Answers) -> Comparison:
+    def row(self, answers: Answers, groups: Sequence[str] | None = None) -> Comparison:
         """Fits the regression, and scores its answers."""
         x, masks = np.concatenate(self._means), np.concatenate(self._masks)
-        score = self._task.score(answers.targets, self._answers(x, masks), answers.mask)
+        bag = answers._replace(answers=self._answers(x, masks))
+        score = grouped_score(self._task, bag, groups)
         how = (
             "A regression on the mean of the encoder's vectors of the frames; their order is lost."
         )
@@ -198,7 +208,7 @@ class Oracle:
         """What the rule answers to them."""
         return self._task.exact_answers(self.read, self.mask)
 
-    def row(self, answers: Answers) -> Comparison:
+    def row(self, answers: Answers, groups: Sequence[str] | None = None) -> Comparison:
         """The score, with its expectation, `ceiling`, and the reader's `digit_accuracy`."""
         confusion = confusion_of(self._reader, self._images)
         accuracy = float(confusion.diagonal().sum() / confusion.sum())

@@ -36,8 +36,7 @@ def conclusion(run: Run) -> list[str]:
         parts.append(answers)
         bag.add(*frames_of(inputs))
     answers = joined(parts)
-    score = source.task.score(answers.targets, answers.answers, answers.mask)
-    rows = compare(source.task, answers, score, [bag])
+    rows = compare(source.task, answers, [bag], source.test_groups())
     table = [{"title": row.title, **row.score} for row in rows]
     lines = comparison_lines(source.task, table)
     return [*lines, *_sentences(source.task, rows, run.config, len(answers.targets))]

@@ -25,7 +25,7 @@ from keras_cnnlstm.models.calibration import expected_calibration_error, reliabi
 from keras_cnnlstm.models.decoding import answering_model
 from keras_cnnlstm.tasks.scores import accuracy_by_length
 from keras_cnnlstm.training.run_directory import Run
-from keras_cnnlstm.training.scoring import Answers, answered_batches, joined, score
+from keras_cnnlstm.training.scoring import Answers, answered_batches, grouped_score, joined, score
 from keras_cnnlstm.utils.files import write_text
 from keras_cnnlstm.utils.validation import as_array, check_instance, check_integer, short_repr
 
@@ -84,12 +84,13 @@ def _findings(run, num_sequences, num_mistakes, log) -> Findings:
     shown = MistakenFrames(num_mistakes if task.classifies else 0)
     log("the model answers the test sequences")
     answers, mask, seconds = _one_pass(run.model, tests[first], baselines, shown)
-    scores = {first: task.score(*answers)}
+    groups = source.test_groups(num_sequences)
+    scores = {first: grouped_score(task, answers, groups)}
     scores |= score(run.model, {name: tests[name] for name in others}, task)
     found: Any = {"tests": scores, "seconds": seconds}
     if task.has_baselines:
         log("the model is compared with simpler answers")
-        found["comparison"] = compare(task, answers, scores[first], baselines)
+        found["comparison"] = compare(task, answers, baselines, groups)
     if task.classifies:
         log("the most confident mistakes are explained")
         names = source.test_names(num_sequences)

@@ -177,12 +177,17 @@ def _check_model(model):
 
 
 def _checked_names(model, class_names) -> tuple[str, ...]:
-    """A name for each probability, or, without the blank, for each entry of a text's logits."""
+    """A name for each probability, or, without the blank, for each entry of a text's logits.
+
+    Numbers need no names; if they have some, each has one.
+    """
     shapes = dict(zip(output_names(model), (x.shape for x in model.outputs), strict=True))
-    if "probabilities" in shapes:
-        count = shapes["probabilities"][-1]
-    else:
-        count = shapes["logits"][-1] - 1 if "logits" in shapes else 0
+    named: list[str] = [
+        name for name in ("probabilities", "label_probabilities", "logits") if name in shapes
+    ]
+    if "values" in shapes and class_names:
+        named = ["values"]
+    count = shapes[named[0]][-1] - (named[0] == "logits") if named else 0
     if class_names is None:
         class_names = tuple(map(str, range(count)))
     check_names("export: `class_names`", class_names)

@@ -11,8 +11,9 @@ import numpy as np
 from keras_cnnlstm.tasks.vocabulary import join
 from keras_cnnlstm.utils.validation import as_numbers, check_choice, check_names, check_number
 
-OUTPUTS = ("probabilities", "values", "logits", "tokens")
-"""Names of a model's output: of a classifier, a regression, a `crnn`, a `captioner`."""
+OUTPUTS = ("probabilities", "label_probabilities", "values", "logits", "tokens")
+"""Names of a model's output: of a classifier by one class or by labels, a regression, a `crnn`, a
+`captioner`."""
 
 
 def answer_dict(
@@ -28,14 +29,16 @@ def answer_dict(
         output: name of the model's output, one of `OUTPUTS`.
         answer: what the model answers for one example: `(num_classes,)`, or `(T, num_classes)`
             for an answer at each step; tokens `(L,)`.
-        class_names: names of the classes, or tokens, in the order of their indices.
+        class_names: names of the classes, labels, numbers or tokens, in the order of their indices.
         confidence_threshold: an answer of less probability, 0 to 1, is marked as unsure; `None`
             marks none.
 
     Returns:
         For probabilities `label`, `class_id` and `probabilities` by name, and with
-        `confidence_threshold` also `unsure`; for values `values`; for logits `text`; for tokens
-        `caption`; for probabilities or values at each step `steps`, a list of these.
+        `confidence_threshold` also `unsure`; for probabilities of labels `labels`, those over 0.5,
+        and `label_probabilities` by name; for values `values`, a list, or by name where they have
+        names; for logits `text`; for tokens `caption`; for an answer at each step `steps`, a list
+        of these.
 
     Raises:
         ValueError: if the output is none of these, or the answer does not fit it.
@@ -57,7 +60,13 @@ def answer_dict(
         options = {"confidence_threshold": confidence_threshold}
         return {"steps": [answer_dict(output, step, class_names, **options) for step in answer]}
     if output == "values":
-        return {"values": answer.tolist()}
+        named = len(class_names) == len(answer)
+        values = answer.tolist()
+        return {"values": dict(zip(class_names, values, strict=True)) if named else values}
+    if output == "label_probabilities":
+        shares = dict(zip(class_names, answer.tolist(), strict=True))
+        labels = [name for name, share in shares.items() if share > 0.5]
+        return {"labels": labels, "label_probabilities": shares}
     best = int(answer.argmax())
     unsure = {}
     if confidence_threshold is not None:
@@ -82,16 +91,23 @@ def answer_text(answer: dict[str, Any]) -> str:
     if "steps" in answer:
         steps = enumerate(answer["steps"], start=1)
         return "\n".join(f"step {t}: {headline(step)}" for t, step in steps)
-    if "probabilities" not in answer:
+    shares = answer.get("probabilities") or answer.get("label_probabilities")
+    if shares is None:
         return headline(answer)
-    ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
+    ranked = sorted(shares.items(), key=lambda item: -item[1])
     return "\n".join([headline(answer), *(f"  {p:6.1%}  {name}" for name, p in ranked)])
 
 
 def headline(answer: dict[str, Any]) -> str:
     """The answer itself on one line: a label and its probability, numbers, a text or a caption."""
     if "values" in answer:
-        return ", ".join(f"{value:.2f}" for value in answer["values"])
+        values = answer["values"]
+        if isinstance(values, dict) and len(values) > 1:
+            return ", ".join(f"{name} {value:.2f}" for name, value in values.items())
+        numbers = values.values() if isinstance(values, dict) else values
+        return ", ".join(f"{value:.2f}" for value in numbers)
+    if "labels" in answer:
+        return ", ".join(answer["labels"]) or "(no label)"
     if "text" in answer:
         return answer["text"] or "(no text)"
     if "caption" in answer:

@@ -134,10 +134,11 @@ def bootstrap_interval(
 def label_summary(score: dict[str, Any]) -> str:
     """The entries of `label_scores` as lines of text."""
     low, high = score["macro_f1_95"]
+    precision = _text(score["average_precision"])
     text = (
         f"macro F1 {score['macro_f1']:.3f} over {score['num_sequences']:,} sequences (95 % "
-        f"interval {low:.3f} to {high:.3f}), average precision {_text(score['average_precision'])}, "
-        f"ROC-AUC {_text(score['roc_auc'])}; all labels right in {score['exact_accuracy']:.2%}"
+        f"interval {low:.3f} to {high:.3f}), average precision {precision}, ROC-AUC "
+        f"{_text(score['roc_auc'])}; all labels right in {score['exact_accuracy']:.2%}"
     )
     width = max(map(len, score["labels"]))
     lines = [

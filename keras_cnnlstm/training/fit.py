@@ -124,7 +124,7 @@ def finish_run(run, runtime, source, facts, curves=None) -> Run:
         run = scoring.calibrate(run, source=source)
     else:
         run = dataclasses.replace(run, model=load_model(run.path / "model.keras"))
-    tests = scoring.score(run.model, source.tests(), source.task)
+    tests = scoring.score(run.model, source.tests(), source.task, source.test_groups())
     figures = {**(curves or {}), **score_plots(tests, source.task)}
     return write_scores(run, runtime, {"test": tests, "training": facts}, figures)
 

@@ -21,11 +21,18 @@ from keras_cnnlstm.data.clip_source import ClipSource
 from keras_cnnlstm.data.run_files import save_task
 from keras_cnnlstm.models.decoding import answering_model
 from keras_cnnlstm.models.ensembles import average_models
+from keras_cnnlstm.tasks.answers import plain_text
 from keras_cnnlstm.tasks.scores import grouped_interval
 from keras_cnnlstm.tasks.task import Task
 from keras_cnnlstm.training.fit import score_plots, trained_part, write_scores
 from keras_cnnlstm.training.run_directory import Run, save_model
-from keras_cnnlstm.training.scoring import answers_of
+from keras_cnnlstm.training.scoring import (
+    Answers,
+    answers_of,
+    joined,
+    measure_interval,
+    measures_of,
+)
 from keras_cnnlstm.utils.files import replacing, write_text
 from keras_cnnlstm.utils.validation import as_path, check_instance
 
@@ -69,16 +76,12 @@ class FoldAnswers(NamedTuple):
     Attributes:
         task: of the fold, with all that was fitted to its training clips.
         clips: name, class and group of each.
-        targets: `(N, ...)`.
-        answers: `(N, ...)`.
-        measures: `(N,)`, the task's measure of each clip alone: of accuracy 1 or 0.
+        answers: the answers, with the targets.
     """
 
     task: Task
     clips: list[tuple[str, str, str]]
-    targets: np.ndarray
-    answers: np.ndarray
-    measures: np.ndarray
+    answers: Answers
 
 
 def answers_of_fold(run: Run) -> FoldAnswers:
@@ -86,21 +89,11 @@ def answers_of_fold(run: Run) -> FoldAnswers:
     source = ClipSource(run.config, run.path)
     trained_part(run.model, run.config, source)  # reads what a frozen encoder made of the clips
     (batches,) = source.tests().values()
-    targets, answers, _ = answers_of(answering_model(run.model), batches)
+    answers = answers_of(answering_model(run.model), batches)
     clips = [
         (clip.name, clip.class_name, source.split.groups[clip.name]) for clip in source.split.test
     ]
-    measures = _measures(source.task, targets, answers)
-    return FoldAnswers(source.task, clips, targets, answers, measures)
-
-
-def _measures(task, targets, answers):
-    if task.measure == "accuracy" and task.output == "probabilities" and answers.ndim == 2:
-        return (answers.argmax(axis=1) == targets).astype(float)
-    pairs = zip(targets, answers, strict=True)
-    return np.array(
-        [task.score(target[None], answer[None])[task.measure] for target, answer in pairs]
-    )
+    return FoldAnswers(source.task, clips, answers)
 
 
 def finish_folds(config, runtime, place, runs, found: list[FoldAnswers], training) -> Run:
@@ -109,10 +102,9 @@ def finish_folds(config, runtime, place, runs, found: list[FoldAnswers], trainin
     _write_answers(place / "out_of_fold.csv", found)
     tests: dict[str, Any] = {}
     facts = _facts(task, found)
-    if all(fold.task == task for fold in found):  # else each has words of its own
-        targets, answers = (np.concatenate([fold[i] for fold in found]) for i in (2, 3))
-        tests["out_of_fold"] = task.score(targets, answers)
-        facts |= _constant(task, targets)
+    if answers := _together(found):
+        tests["out_of_fold"] = task.score(*answers)
+        facts |= _constant(task, answers)
     facts["summary"] = _summary(task, facts)
     model = None
     if config.ensemble_folds:
@@ -124,15 +116,24 @@ def finish_folds(config, runtime, place, runs, found: list[FoldAnswers], trainin
     return write_scores(run, runtime, metrics, score_plots(tests, task) if tests else {})
 
 
+def _together(found: list[FoldAnswers]) -> Answers | None:
+    """The answers of all folds; `None` if each has words of its own."""
+    if len({fold.task.output_names for fold in found}) > 1:
+        return None
+    return joined(fold.answers for fold in found)
+
+
 def _write_answers(path, found):
     """A line for each clip: what it is, the fold, the answer, its probabilities, its measure."""
     task = found[0].task
-    names = task.class_names if task.output == "probabilities" else ()
-    measure = "correct" if task.measure == "accuracy" else task.measure
+    names = task.output_names if _each_probability(task) else ()
+    measure = "correct" if task.classifies and not task.per_step else task.measure
     rows = [
-        (*clip, number, *_cells(fold.task.answer(answer)), f"{value:g}")
+        (*clip, number, *_cells(fold.task, answer), f"{value:g}")
         for number, fold in enumerate(found, start=1)
-        for clip, answer, value in zip(fold.clips, fold.answers, fold.measures, strict=True)
+        for clip, answer, value in zip(
+            fold.clips, fold.answers.answers, measures_of(fold.task, fold.answers), strict=True
+        )
     ]
     head = [
         "clip",
@@ -150,41 +151,46 @@ def _write_answers(path, found):
         csv.writer(file, lineterminator="\n").writerows([head, *sorted(rows)])
 
 
-def _cells(answer):
-    """An answer as cells of a table: a label with its probabilities, a text, or numbers."""
-    if "probabilities" in answer:
-        return [answer["label"], *answer["probabilities"].values()]
-    (value,) = answer.values()
-    return [value if isinstance(value, str) else " ".join(map(str, value))]
+def _each_probability(task) -> bool:
+    """Whether an answer is a probability for each name."""
+    return task.output in ("probabilities", "label_probabilities") and not task.per_step
+
+
+def _cells(task, row):
+    """An answer as cells of a table: its text, then its probabilities."""
+    text = plain_text(task.answer(row))
+    return [text, *row.tolist()] if _each_probability(task) else [text]
 
 
 def _facts(task, found) -> dict[str, Any]:
     """The measure of each fold, their mean and spread, and that of all clips with its interval."""
-    root = task.measure == "rmse"  # of a mean of squares; other measures are means themselves
-    by_fold = [_mean(fold.measures, root) for fold in found]
-    measures = np.concatenate([fold.measures for fold in found])
+    by_fold = [fold.task.score(*fold.answers)[task.measure] for fold in found]
     groups = [group for fold in found for _, _, group in fold.clips]
-    interval = grouped_interval(measures**2 if root else measures, groups)
+    answers = _together(found)
+    if answers is None:
+        measures = np.concatenate([measures_of(fold.task, fold.answers) for fold in found])
+        all_clips, interval = float(measures.mean()), grouped_interval(measures, groups)
+    else:
+        all_clips = task.score(*answers)[task.measure]
+        interval = measure_interval(task, answers, groups)
     return {
         "measure": task.measure,
         "by_fold": by_fold,
         "mean": statistics.mean(by_fold),
         "standard_deviation": statistics.stdev(by_fold),
-        "all_clips": _mean(measures, root),
-        "interval_95": [value**0.5 if root else value for value in interval],
-        "num_clips": len(measures),
+        "all_clips": all_clips,
+        "interval_95": interval,
+        "num_clips": len(groups),
         "num_groups": len(set(groups)),
     }
 
 
-def _mean(measures, root):
-    return float(np.sqrt((measures**2).mean()) if root else measures.mean())
-
-
-def _constant(task, targets):
+def _constant(task, answers):
     """The measure of the best answer that looks at no clip, if there is one."""
-    answers = task.constant_answers(targets)
-    return {} if answers is None else {"constant": task.score(targets, answers)[task.measure]}
+    constant = task.constant_answers(answers.targets, answers.mask)
+    if constant is None:
+        return {}
+    return {"constant": task.score(*answers._replace(answers=constant))[task.measure]}
 
 
 def _summary(task, facts):

@@ -1,7 +1,7 @@
 """Scores a model on test data, and calibrates a trained classifier on its validation data."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -19,6 +19,8 @@ from keras_cnnlstm.models.calibration import (
 )
 from keras_cnnlstm.models.decoding import answering_model
 from keras_cnnlstm.models.graph import split_model
+from keras_cnnlstm.tasks.label_scores import bootstrap_interval
+from keras_cnnlstm.tasks.scores import grouped_interval
 from keras_cnnlstm.tasks.task import Task
 from keras_cnnlstm.training.run_directory import Run, load_model
 from keras_cnnlstm.utils.files import write_text
@@ -40,7 +42,10 @@ class Answers(NamedTuple):
 
 
 def score(
-    model: keras.Model, tests: Mapping[str, tf.data.Dataset], task: Task
+    model: keras.Model,
+    tests: Mapping[str, tf.data.Dataset],
+    task: Task,
+    groups: Sequence[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Scores a model on test data.
 
@@ -50,6 +55,8 @@ def score(
             with a weight `(B, T)` at the end if sequences are of unequal length and there is a
             target at each step. `sources` makes them.
         task: the task that the model was trained for.
+        groups: the group of each test sequence, if some of them belong together. The interval of
+            the measure is then that of `grouped_score`.
 
     Returns:
         For each name what `task.score` returns.
@@ -65,7 +72,57 @@ def score(
             "score: `tests`", sequences, tf.data.Dataset, "of data sets, each a tf.data.Dataset"
         )
     asked = answering_model(model)
-    return {name: task.score(*answers_of(asked, data)) for name, data in tests.items()}
+    answered = {name: answers_of(asked, data) for name, data in tests.items()}
+    return {name: grouped_score(task, answers, groups) for name, answers in answered.items()}
+
+
+def grouped_score(task: Task, answers: Answers, groups: Sequence[str] | None) -> dict[str, Any]:
+    """The score of answers; its interval by bootstrap over groups, where some are larger than one.
+
+    Sequences of one group, such as clips of one film, are often right or wrong together, so an
+    interval that takes each for itself is too narrow.
+
+    Args:
+        task: the task.
+        answers: to N sequences.
+        groups: the group of each, or `None`.
+
+    Returns:
+        What `task.score` returns; with groups also `num_groups`.
+    """
+    found = task.score(*answers)
+    if groups is None or len(set(groups)) == len(groups):
+        return found
+    interval = measure_interval(task, answers, groups)
+    return {**found, f"{task.measure}_95": interval, "num_groups": len(set(groups))}
+
+
+def measure_interval(task: Task, answers: Answers, groups: Sequence[str]) -> list[float]:
+    """The 95 % interval of the task's measure by bootstrap over groups of sequences."""
+    if task.measure_is_mean and answers.mask is None:
+        measures = measures_of(task, answers)
+        if task.measure == "rmse":  # of a mean of squares
+            return [end**0.5 for end in grouped_interval(measures**2, groups)]
+        return grouped_interval(measures, groups)
+
+    return bootstrap_interval(
+        lambda rows: task.score(*_chosen(answers, rows))[task.measure], groups
+    )
+
+
+def measures_of(task: Task, answers: Answers) -> np.ndarray:
+    """The task's measure of each sequence alone, `(N,)`: of accuracy 1 or 0."""
+    targets, found, _ = answers
+    if task.measure == "accuracy" and task.classifies and found.ndim == 2:
+        return (found.argmax(axis=1) == targets).astype(float)
+    rows = [np.array([k]) for k in range(len(targets))]
+    return np.array([task.score(*_chosen(answers, row))[task.measure] for row in rows])
+
+
+def _chosen(answers, rows) -> Answers:
+    """Some rows of answers."""
+    targets, found, mask = answers
+    return Answers(targets[rows], found[rows], None if mask is None else mask[rows])
 
 
 def answers_of(model: keras.Model, sequences: tf.data.Dataset) -> Answers:
@@ -166,7 +223,7 @@ def batches_to_score(
     *,
     data: str | None = None,
     num_sequences: int | None = None,
-) -> tuple[dict[str, tf.data.Dataset], Task]:
+) -> tuple[dict[str, tf.data.Dataset], Task, list[str] | None]:
     """The test data of a run, or other data that its model is to be tested on.
 
     Args:
@@ -177,7 +234,8 @@ def batches_to_score(
             default as in the training, and all clips.
 
     Returns:
-        Batches by the name of the score, for `evaluation.score`, and the task.
+        Batches by the name of the score, the task, and the group of each test sequence, if it has
+        one: what `score` takes after the model.
 
     Raises:
         ValueError: if `num_sequences` is out of range, or the data do not fit the model.
@@ -185,6 +243,6 @@ def batches_to_score(
     if num_sequences is not None:
         check_integer("batches_to_score: `num_sequences`", num_sequences, 1, 10**9)
     if data is not None:
-        return other_tests(run.config, run.task, data, num_sequences)
+        return *other_tests(run.config, run.task, data, num_sequences), None
     source = open_source(run.config, run.path)
-    return source.tests(num_sequences), source.task
+    return source.tests(num_sequences), source.task, source.test_groups(num_sequences)

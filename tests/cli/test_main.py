@@ -97,7 +97,7 @@ def test_evaluate_scores_test_time_augmentation(trained, printed, monkeypatch):
     )
     told = json.loads(printed("evaluate", run, "--num-sequences", "50", "--tta", "3", "--json"))
     loaded = load_run(run)
-    tests, task = batches_to_score(loaded, num_sequences=50)
+    tests, task, _ = batches_to_score(loaded, num_sequences=50)
     assert asked == [3]
     assert told == score(average(loaded.model, 3), tests, task)
 

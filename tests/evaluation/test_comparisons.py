@@ -137,7 +137,7 @@ def test_an_oracle_that_misreads_scores_near_its_ceiling(source, coded_images):
 def test_the_constant_answer_by_hand(task, targets, mask, expected):
     targets, mask = np.array(targets), None if mask is None else np.array(mask)
     answers = Answers(targets, task.perfect_answers(targets), mask)
-    model, constant = compare(task, answers, task.score(*answers), [])
+    model, constant = compare(task, answers, [])
     assert (model.knows_order, constant.knows_order) == (True, False)
     assert constant.title == task.constant_answer_name
     assert {name: constant.score[name] for name in expected} == pytest.approx(expected)

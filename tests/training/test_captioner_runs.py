@@ -309,7 +309,7 @@ class TestClips:
         assert inputs["lengths"].shape == (len(truth),)
         code, _ = command("predict", run.path, clips[0].path)
         assert code == 0
-        tests, task = batches_to_score(run, data=str(root))
+        tests, task, _ = batches_to_score(run, data=str(root))
         assert score(run.model, tests, task)["folder"]["num_sequences"] == len(clips)
 
     def test_words_that_no_clip_of_the_training_has_are_unknown(self, folder, tmp_path):
