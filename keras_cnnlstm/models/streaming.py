@@ -277,10 +277,11 @@ class Answer(NamedTuple):
     """Frames read since the start or the last reset, this one included."""
 
     label: str
-    """Name of the likeliest class, or its index where no names were given; the values as text."""
+    """Name of the likeliest class, or its index where no names were given; of a model for several
+    labels the names of those over 0.5; the values as text."""
 
     class_id: int | None
-    """Index of the likeliest class; `None` for values."""
+    """Index of the likeliest class; `None` for values and for several labels."""
 
     probabilities: np.ndarray | None
     """`(num_classes,)` float32; `None` for values."""
@@ -300,7 +301,8 @@ class FrameStream:
     Args:
         model: a whole-sequence model, as `step_model` takes it; or a `Stream` of one, which
             several live streams may share.
-        class_names: names of the classes in the order of the model's outputs.
+        class_names: names of the classes, or labels, in the order of the model's outputs. Names of
+            numbers are allowed.
 
     Raises:
         ValueError: if the model cannot be streamed, or has another number of classes.
@@ -318,8 +320,10 @@ class FrameStream:
         self.stream = model if isinstance(model, Stream) else Stream(model)
         outputs = self.stream.model.output
         (self._output,) = outputs.keys() - self.stream.state_shapes.keys()
-        num_classes = 0 if self._output == "values" else outputs[self._output].shape[-1]
+        num_classes = outputs[self._output].shape[-1]
         check_names("FrameStream: `class_names`", class_names)
+        if self._output == "values" and not class_names:
+            num_classes = 0
         self.class_names = tuple(class_names) or tuple(map(str, range(num_classes)))
         if len(self.class_names) != num_classes:
             raise ValueError(
@@ -346,6 +350,11 @@ class FrameStream:
             values = outputs["values"][0]
             return Answer(self._step, ", ".join(f"{v:.2f}" for v in values), None, None, values)
         probabilities = outputs[self._output][0]
+        if self._output == "label_probabilities":
+            over = [
+                name for name, p in zip(self.class_names, probabilities, strict=True) if p > 0.5
+            ]
+            return Answer(self._step, ", ".join(over), None, probabilities)
         best = int(probabilities.argmax())
         return Answer(self._step, self.class_names[best], best, probabilities)
 

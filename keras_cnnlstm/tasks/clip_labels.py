@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from keras_cnnlstm.tasks.clip_classes import Classes
-from keras_cnnlstm.tasks.label_scores import label_scores, label_summary
+from keras_cnnlstm.tasks.label_scores import label_scores, label_summary, macro_f1
 from keras_cnnlstm.tasks.linear import softmax_regression
 
 if TYPE_CHECKING:
@@ -72,6 +72,12 @@ class ClipLabels(Classes):
     ) -> dict[str, Any]:
         """The entries of `label_scores.label_scores`."""
         return label_scores(targets, answers, self.class_names)
+
+    def measured(
+        self, targets: np.ndarray, answers: np.ndarray, mask: np.ndarray | None = None
+    ) -> float:
+        """Macro F1."""
+        return macro_f1(targets.astype(int), (answers > 0.5).astype(int))
 
     def summary(self, score: dict[str, Any]) -> str:
         """Macro F1 and the figures of each label."""

@@ -67,6 +67,13 @@ class ClipSegments(Classes):
         """The entries of `scores.step_scores` and of `label_scores.segment_scores`."""
         return segment_scores(targets, answers, mask, self.class_names)
 
+    def measured(
+        self, targets: np.ndarray, answers: np.ndarray, mask: np.ndarray | None = None
+    ) -> float:
+        """The accuracy of frames."""
+        right = answers.argmax(axis=-1) == targets
+        return float(right.mean() if mask is None else right[mask].mean())
+
     def summary(self, score: dict[str, Any]) -> str:
         """Accuracy of frames, segmental F1 and edit score."""
         return segment_summary(score)

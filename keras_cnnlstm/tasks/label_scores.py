@@ -76,11 +76,11 @@ def label_scores(
         for figure in ("f1", "average_precision", "roc_auc")
     }
     interval = bootstrap_interval(
-        lambda chosen: _macro_f1(truth[chosen], answers[chosen]), np.arange(len(truth))
+        lambda chosen: macro_f1(truth[chosen], answers[chosen]), np.arange(len(truth))
     )
     return {
         "num_sequences": len(truth),
-        "macro_f1": _macro_f1(truth, answers),
+        "macro_f1": macro_f1(truth, answers),
         "macro_f1_95": interval,
         "average_precision": means["average_precision"],
         "roc_auc": means["roc_auc"],
@@ -89,8 +89,8 @@ def label_scores(
     }
 
 
-def _macro_f1(truth, answers) -> float:
-    """The mean F1 of the labels that occur; 0 if none does."""
+def macro_f1(truth: np.ndarray, answers: np.ndarray) -> float:
+    """The mean F1 of the labels that occur, of `(N, num_labels)` 0 or 1; 0 if none occurs."""
     hits = (truth & answers).sum(axis=0)
     sizes = truth.sum(axis=0) + answers.sum(axis=0)
     occur = truth.any(axis=0)

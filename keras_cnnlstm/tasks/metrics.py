@@ -146,7 +146,8 @@ class ScaledAbsoluteError(keras.metrics.MeanMetricWrapper):
         super().__init__(self._error, name=name, **options)
 
     def _error(self, y_true, y_pred):
-        return ops.mean(ops.abs(y_true - y_pred) / ops.array(self.scale, self.dtype), axis=-1)
+        error = ops.cast(y_true, self.dtype) - ops.cast(y_pred, self.dtype)
+        return ops.mean(ops.abs(error) / ops.array(self.scale, self.dtype), axis=-1)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, for Keras to make it again."""

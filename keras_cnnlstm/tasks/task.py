@@ -164,6 +164,12 @@ class Task:
         """
         return scores(targets, answers, self.class_names)
 
+    def measured(
+        self, targets: np.ndarray, answers: np.ndarray, mask: np.ndarray | None = None
+    ) -> float:
+        """The measure of `score` alone, for which a bootstrap asks thousands of times."""
+        return self.score(targets, answers, mask)[self.measure]
+
     def summary(self, score: dict[str, Any]) -> str:
         """What `score` returned as a few lines of text."""
         return class_summary(score)

@@ -91,7 +91,8 @@ def grouped_score(task: Task, answers: Answers, groups: Sequence[str] | None) ->
         What `task.score` returns; with groups also `num_groups`.
     """
     found = task.score(*answers)
-    if groups is None or len(set(groups)) == len(groups):
+    single = groups is not None and len(set(groups)) == len(groups)
+    if groups is None or (single and task.measure_is_mean):
         return found
     interval = measure_interval(task, answers, groups)
     return {**found, f"{task.measure}_95": interval, "num_groups": len(set(groups))}
@@ -105,9 +106,7 @@ def measure_interval(task: Task, answers: Answers, groups: Sequence[str]) -> lis
             return [end**0.5 for end in grouped_interval(measures**2, groups)]
         return grouped_interval(measures, groups)
 
-    return bootstrap_interval(
-        lambda rows: task.score(*_chosen(answers, rows))[task.measure], groups
-    )
+    return bootstrap_interval(lambda rows: task.measured(*_chosen(answers, rows)), groups)
 
 
 def measures_of(task: Task, answers: Answers) -> np.ndarray:
@@ -116,7 +115,7 @@ def measures_of(task: Task, answers: Answers) -> np.ndarray:
     if task.measure == "accuracy" and task.classifies and found.ndim == 2:
         return (found.argmax(axis=1) == targets).astype(float)
     rows = [np.array([k]) for k in range(len(targets))]
-    return np.array([task.score(*_chosen(answers, row))[task.measure] for row in rows])
+    return np.array([task.measured(*_chosen(answers, row)) for row in rows])
 
 
 def _chosen(answers, rows) -> Answers:

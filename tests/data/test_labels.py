@@ -1,5 +1,5 @@
-"""Tables of labels: what people's spreadsheets write is read, and what is wrong in them is said in one
-line each, with row and column.
+"""Tables of labels: what people's spreadsheets write is read, and all that is wrong in them is
+found, each in one line with row and column.
 """
 
 import json
@@ -127,7 +127,8 @@ class TestForms:
         assert found.labels["one"].segments == expected
 
     def test_split_group_and_weight(self, table, root):
-        text = "clip,class,split,group,weight\none,run,Train,a,2\ntwo,walk,val,b,0.5\nthree,run,TEST,c,0\n"
+        text = "clip,class,split,group,weight\none,run,Train,a,2\ntwo,walk,val,b,0.5\n"
+        text += "three,run,TEST,c,0\n"
         found = read(table(text), root)
         assert [label.split for label in found.labels.values()] == ["train", "validation", "test"]
         assert found.labels["two"] == Label(("walk",), (), (), False, "validation", "b", 0.5)
@@ -201,7 +202,9 @@ BROKEN = {
     "a short row": ("x.csv", "clip,class\none\n", "2", "class", "filled in"),
     "null": ("x.jsonl", '{"clip": "one", "class": null}', "1", "class", "filled in"),
     "capitals of a class": ("x.csv", "clip,class\none,Run\ntwo,run\n", "3", "class", "row 2"),
-    "spaces of a class": ("x.csv", "clip,class\none,high jump\ntwo,highjump\n", "3", "class", "row 2"),
+    "spaces of a class": (
+        "x.csv", "clip,class\none,high jump\ntwo,highjump\n", "3", "class", "row 2",
+    ),
     "underscores of a class": (
         "x.csv", "clip,class\none,high jump\ntwo,high_jump\n", "3", "class", "row 2",
     ),
