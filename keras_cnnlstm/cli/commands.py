@@ -131,8 +131,20 @@ class Predict:
 
     frames: tyro.conf.Positional[tuple[Path, ...]]
     """One image file for each frame, in order; any size, any mode. A model of unequal lengths takes
-    fewer than its longest; a model that reads one image takes one. Or folders of frames and videos,
-    a clip each, answered one by one."""
+    fewer than its longest; a model that reads one image takes one. Or clips: a video, or a folder
+    with image files in it, is one clip; any other folder is searched, at every depth, for videos
+    and folders of image files; a pattern in quotes ('new/*.mp4') stands for all that match it; one
+    table (.csv) with the column clip lists clips below its own folder."""
+
+    csv: Path | None = None
+    """File for the answers to clips, a row each, written one by one. Clips that it already has are
+    left out, so the same command goes on after an interruption."""
+
+    jsonl: Path | None = None
+    """The same with a line of JSON for each clip, as --json prints it."""
+
+    skip_broken: bool = False
+    """Leave out clips that cannot be read, and list them at the end. Default: stop at the first."""
 
     invert: bool = False
     """The images show dark strokes on light paper; the model was trained on light on dark."""

@@ -245,31 +245,12 @@ def _report(command):
 
 
 def _predict(command):
-    from keras_cnnlstm.export.predictor import format_of, open_predictor
-    from keras_cnnlstm.tasks.answers import answer_text, headline
+    from keras_cnnlstm.cli.predict import predict
+    from keras_cnnlstm.export.predictor import format_of
 
     if format_of(command.model) in ("run", "saved_model"):
         _load_tensorflow()
-    predictor = open_predictor(command.model, beam=command.beam)
-    clips = [path for path in command.frames if predictor.takes_as_clip(path)]
-    if not clips:
-        answer = predictor.answer_images(command.frames, invert=command.invert)
-        print(json.dumps(answer, indent=2) if command.json else answer_text(answer))
-        return
-    if len(clips) < len(command.frames):
-        other = next(path for path in command.frames if path not in clips)
-        raise ValueError(
-            f"frames: expected either image files, the frames of one sequence, or folders and "
-            f"videos, a clip each; received {clips[0]} and {other}."
-        )
-    for clip in clips:
-        answer = predictor.answer_clip(clip, invert=command.invert)
-        if command.json:
-            print(json.dumps({"clip": str(clip), **answer}), flush=True)
-        elif len(clips) > 1:
-            print(f"{clip}: {headline(answer)}", flush=True)
-        else:
-            print(answer_text(answer))
+    predict(command)
 
 
 def _stream(command):

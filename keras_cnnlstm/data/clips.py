@@ -12,7 +12,7 @@ import errno
 import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,6 +163,44 @@ def scan_clips(root: Path) -> tuple[list[Clip], list[Problem]]:
         reason = "expected a folder for each class, and clips in these; found none"
         problems.append(Problem(".", None, "empty", reason, True))
     return clips, problems
+
+
+def search_clips(root: Path, is_video: Callable[[Path], bool]) -> list[Path]:
+    """The clips below a folder, at every depth, whether there are class folders or not.
+
+    Args:
+        root: a folder. With image files in it, and no clips, it is a clip itself.
+        is_video: whether a file is a clip. In `root` itself no image file is one.
+
+    Returns:
+        Videos and folders of image files, in natural order. So is a folder in which there is
+        nothing of these, so that it is missed when it is read.
+
+    Raises:
+        ValueError: if image files lie beside clips, or a symbolic link leads out of `root`.
+    """
+    return _search(root, root, is_video) or [root]
+
+
+def _search(folder, root, is_video) -> list[Path]:
+    problems: list[Problem] = []
+    folders, files = _entries(folder, root, problems)
+    for problem in problems:
+        if problem.fatal:
+            raise ValueError(f"{root / problem.place}: {problem.reason}.")
+    images = [path for path in files if is_image(path) and (folder == root or not is_video(path))]
+    below = {path: _search(path, root, is_video) for path in folders}
+    below |= {path: [path] for path in files if is_video(path) and path not in images}
+    found = []
+    for path in sorted(below, key=natural_order):
+        found += below[path] or ([] if images else [path])
+    if images and found:
+        raise ValueError(
+            f"{folder}: expected either image files, the frames of one clip, or clips; found "
+            f"{images[0].name} beside {found[0].relative_to(folder)}. Move one of them elsewhere, "
+            "or list the clips in a table."
+        )
+    return [folder] if images else found
 
 
 def _entries(folder, root, problems) -> tuple[list[Path], list[Path]]:
