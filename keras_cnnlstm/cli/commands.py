@@ -132,9 +132,9 @@ class Predict:
     frames: tyro.conf.Positional[tuple[Path, ...]]
     """One image file for each frame, in order; any size, any mode. A model of unequal lengths takes
     fewer than its longest; a model that reads one image takes one. Or clips: a video, or a folder
-    with image files in it, is one clip; any other folder is searched, at every depth, for videos
-    and folders of image files; a pattern in quotes ('new/*.mp4') stands for all that match it; one
-    table (.csv) with the column clip lists clips below its own folder."""
+    with image files in it, is one clip; any other folder stands for the clips in it and in its
+    class folders; a pattern in quotes ('new/*.mp4') stands for all that match it; one table (.csv)
+    with the column clip lists clips by their paths from its own folder."""
 
     csv: Path | None = None
     """File for the answers to clips, a row each, written one by one. Clips that it already has are

@@ -49,9 +49,8 @@ def predict(command: Predict) -> None:
 
 def _named(paths, predictor) -> tuple[dict[str, Path], list[Path]]:
     """The clips that the arguments name, by their names in the answers, and image files."""
-    (first, *others) = paths
-    if first.suffix.lower() == ".csv" and not others:
-        return {name: first.parent / name for name in _read_rows(first, ("clip",))}, []
+    if len(paths) == 1 and paths[0].suffix.lower() == ".csv":
+        return {name: paths[0].parent / name for name in _read_rows(paths[0], ("clip",))}, []
     clips: dict[str, Path] = {}
     images: list[Path] = []
     for path in itertools.chain.from_iterable(map(_matches, paths)):

@@ -166,41 +166,45 @@ def scan_clips(root: Path) -> tuple[list[Clip], list[Problem]]:
 
 
 def search_clips(root: Path, is_video: Callable[[Path], bool]) -> list[Path]:
-    """The clips below a folder, at every depth, whether there are class folders or not.
+    """The clips in a folder, and in the class folders in it if there are any.
 
     Args:
         root: a folder. With image files in it, and no clips, it is a clip itself.
         is_video: whether a file is a clip. In `root` itself no image file is one.
 
     Returns:
-        Videos and folders of image files, in natural order. So is a folder in which there is
-        nothing of these, so that it is missed when it is read.
+        Videos and folders of image files, in natural order; also each folder in which there is
+        neither, since reading it says so.
 
     Raises:
         ValueError: if image files lie beside clips, or a symbolic link leads out of `root`.
     """
-    return _search(root, root, is_video) or [root]
+    return _search(root, root, is_video, 2)
 
 
-def _search(folder, root, is_video) -> list[Path]:
+def _search(folder, root, is_video, depth) -> list[Path]:
+    if not depth:
+        return [folder]
     problems: list[Problem] = []
     folders, files = _entries(folder, root, problems)
     for problem in problems:
         if problem.fatal:
             raise ValueError(f"{root / problem.place}: {problem.reason}.")
     images = [path for path in files if is_image(path) and (folder == root or not is_video(path))]
-    below = {path: _search(path, root, is_video) for path in folders}
-    below |= {path: [path] for path in files if is_video(path) and path not in images}
-    found = []
-    for path in sorted(below, key=natural_order):
-        found += below[path] or ([] if images else [path])
-    if images and found:
-        raise ValueError(
-            f"{folder}: expected either image files, the frames of one clip, or clips; found "
-            f"{images[0].name} beside {found[0].relative_to(folder)}. Move one of them elsewhere, "
-            "or list the clips in a table."
-        )
-    return [folder] if images else found
+    videos = [path for path in files if is_video(path) and path not in images]
+    found: list[Path] = []
+    for path in sorted(folders + videos, key=natural_order):
+        found += [path] if path in videos else _search(path, root, is_video, depth - 1)
+    if not images:
+        return found or [folder]
+    for path in found:
+        if path in videos or any(map(is_image, path.glob("*"))):
+            raise ValueError(
+                f"{folder}: expected either image files, the frames of one clip, or clips; found "
+                f"{images[0].name} beside {path.relative_to(folder)}. Move one of them elsewhere, "
+                "or list the clips in a table."
+            )
+    return [folder]
 
 
 def _entries(folder, root, problems) -> tuple[list[Path], list[Path]]:

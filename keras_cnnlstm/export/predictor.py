@@ -119,7 +119,11 @@ class Predictor:
 
         Yields:
             For each clip its answer, or the error that it cannot be read.
+
+        Raises:
+            ValueError: if `paths` are no paths one after the other.
         """
+        check_instance("answer_clips: `paths`", paths, Iterable, "the paths of clips")
 
         def read(path):
             try:

@@ -106,7 +106,9 @@ def test_flat_folders_patterns_and_tables(run, folder, alone, command, tmp_path)
     table.write_text("\ufeffnote,clip\r\n" + "".join(f"x,flat/{n}\r\n" for n in names[::-1]))
     answers = {f"flat/{Path(path).name}": answer for path, answer in list(named.items())[::-1]}
     assert_equal(lines(command(run, table, "--json")[1]), answers)
-    images = command(run, f"{next(iter(named))}/*.png", "--json")[1]  # the frames of one sequence
+    images = command(run, f"{next(iter(named))}/00[0-3].png", "--json")[
+        1
+    ]  # the frames of one sequence
     assert "clip" not in json.loads(images)
     assert command(run, flat / names[0])[1].count("\n") == 9  # the answer and its probabilities
 
@@ -226,7 +228,7 @@ def picture(path, size=(4, 4)):
 def test_what_is_found_below_a_folder(tmp_path):
     for name in ("b/10.png", "b/9.png", "fall/x/1.jpg", "fall/y.gif", "fall/.hidden/1.png"):
         picture(tmp_path / "all" / name)
-    for name in ("a 10.mp4", "a 9.mp4", "notes.txt", "no/deep/er/z.avi"):
+    for name in ("a 10.mp4", "a 9.mp4", "notes.txt", "no/z.avi", "no/deep/z.avi"):
         (tmp_path / "all" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "all" / name).touch()
     (tmp_path / "all" / "empty").mkdir()
@@ -238,7 +240,8 @@ def test_what_is_found_below_a_folder(tmp_path):
         root = tmp_path / folder
         return [path.relative_to(root).as_posix() for path in search_clips(root, is_video)]
 
-    expected = ["a 9.mp4", "a 10.mp4", "b", "empty", "fall/x", "fall/y.gif", "no/deep/er/z.avi"]
+    expected = ["a 9.mp4", "a 10.mp4", "b", "empty", "fall/x", "fall/y.gif"]
+    expected += ["no/deep", "no/z.avi"]
     assert found("all") == expected
     assert found("all/b") == found("all/empty") == ["."]
     picture(tmp_path / "gifs" / "1.gif")
@@ -246,7 +249,7 @@ def test_what_is_found_below_a_folder(tmp_path):
     (tmp_path / "gifs" / "notes" / "1.txt.gif").rename(tmp_path / "gifs" / "notes" / "1.txt")
     assert found("gifs") == ["."]  # the frames of one clip, as ever
     picture(tmp_path / "all" / "no" / "1.png")
-    with pytest.raises(ValueError, match=r"no: expected either .*1\.png beside deep.*table"):
+    with pytest.raises(ValueError, match=r"no: expected either .*1\.png beside z.avi.*table"):
         found("all")
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "out").symlink_to(tmp_path / "gifs")
