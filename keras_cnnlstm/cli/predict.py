@@ -5,6 +5,7 @@ import glob
 import io
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,7 +113,7 @@ def _answer_clips(predictor: Predictor, clips, command, file) -> None:
 
 def _answers(predictor, clips, invert, progress) -> Iterator[tuple[str, Any]]:
     """The names of clips with their answers, or why they have none; counts them."""
-    found = predictor.answer_clips(clips.values(), invert=invert)
+    found = predictor.answer_clips([*clips.values()], invert=invert)
     if progress and clips:
         progress(0, len(clips))
     for done, pair in enumerate(zip(clips, found, strict=True), start=1):
@@ -135,15 +136,15 @@ class _AnswerFile:
     def __init__(self, path: Path, form: str) -> None:
         self.path, self.form = path, form
         self._columns: list[str] = []
-        self._size = 0  # bytes of whole lines
+        self._whole: int | None = None  # bytes before a part of a line
         self.names: set[str] = set()
         if path.exists():
             self._read()
 
     def _read(self) -> None:
         content = self.path.read_bytes()
-        self._size = content.rfind(b"\n") + 1  # an interruption may have left a part of a line
-        text = content[: self._size].decode(errors="surrogateescape")
+        self._whole = content.rfind(b"\n") + 1  # an interruption may have left a part of a line
+        text = content[: self._whole].decode(errors="surrogateescape")
         try:
             rows: list[dict] = (
                 list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
@@ -178,12 +179,11 @@ class _AnswerFile:
             csv.writer(text, lineterminator="\n").writerows([*lines, list(row.values())])
         else:
             text.write(f"{json.dumps(answer)}\n")
-        line = text.getvalue().encode(errors="surrogateescape")
-        with self.path.open("r+b" if self._size else "wb") as file:
-            file.truncate(self._size)
-            file.seek(self._size)
-            file.write(line)
-        self._size += len(line)
+        if self._whole is not None:
+            os.truncate(self.path, self._whole)
+            self._whole = None
+        with self.path.open("ab") as file:
+            file.write(text.getvalue().encode(errors="surrogateescape"))
         self.names.add(name)
 
 

@@ -5,7 +5,7 @@ Frames are brought to the model's form, and frames of a clip are chosen, as in i
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -106,12 +106,12 @@ class Predictor:
         return {**self.answer_frames(frames), "frames": count, "read": indices.tolist()}
 
     def answer_clips(
-        self, paths: Iterable[Path], *, invert: bool = False
+        self, paths: Sequence[Path], *, invert: bool = False
     ) -> Iterator[dict[str, Any] | OSError | ValueError]:
         """The answers for many folders and videos, equal to those of `answer_clip`, in their order.
 
-        Clips are decoded in threads and answered in batches of 256 frames or less; the frames of
-        two batches are in memory at most.
+        Clips are decoded in threads and answered in batches of about 256 frames; the frames of
+        three batches are in memory at most.
 
         Args:
             paths: the clips.
@@ -121,9 +121,9 @@ class Predictor:
             For each clip its answer, or the error that it cannot be read.
 
         Raises:
-            ValueError: if `paths` are no paths one after the other.
+            ValueError: if `paths` is no list or tuple.
         """
-        check_instance("answer_clips: `paths`", paths, Iterable, "the paths of clips")
+        check_instance("answer_clips: `paths`", paths, list | tuple, "a list of clips")
 
         def read(path):
             try:
