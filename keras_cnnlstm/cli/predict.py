@@ -93,7 +93,7 @@ def _answer_clips(predictor: Predictor, clips, command, file) -> None:
             reason = str(answer) if name in str(answer) else f"{name}: {answer}"
             if not command.skip_broken:
                 remedy = "" if one else " Leave such clips out with --skip-broken."
-                raise type(answer)(reason + remedy)
+                raise ValueError(reason + remedy) from answer
             broken.append(reason)
         elif file:
             file.add(name, answer)

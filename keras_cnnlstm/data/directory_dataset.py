@@ -219,16 +219,19 @@ def _labeled(clips: Sequence[Clip], labels, class_names) -> tuple[np.ndarray, li
     if class_names is not None:
         check_names(f"{_NAME}: `class_names`", class_names)
     if isinstance(labels, str | None):
-        check_choice(f"{_NAME}: `labels`, where it is no list,", labels or "inferred", ["inferred"])
+        if labels is not None:
+            check_choice(f"{_NAME}: `labels`, where it is no list,", labels, ["inferred"])
         folders = {clip.class_name for clip in clips}
-        names = class_names or sorted(folders, key=lambda name: natural_order(Path(name)))
+        names = class_names
+        if names is None:
+            names = sorted(folders, key=lambda name: natural_order(Path(name)))
         if sorted(names) != sorted(folders):
             raise ValueError(
                 f"{_NAME}: `class_names` must be the names of the class folders, "
                 f"{short_repr(sorted(folders))}; received {short_repr(class_names)}."
             )
         return np.array([names.index(clip.class_name) for clip in clips]), list(names)
-    most = len(class_names) - 1 if class_names else 1_000_000
+    most = 1_000_000 if class_names is None else len(class_names) - 1
     numbers = as_integers(f"{_NAME}: `labels`", labels, len(clips), 0, most)
     return numbers, list(class_names or map(str, range(numbers.max() + 1)))
 
@@ -239,7 +242,7 @@ def _targets(numbers, count, label_mode) -> np.ndarray | None:
         return None
     check_choice(f"{_NAME}: `label_mode`", label_mode, ("int", "categorical", "binary"))
     if label_mode == "categorical":
-        return np.eye(count, dtype=np.float32)[numbers]
+        return (numbers[:, None] == np.arange(count)).astype(np.float32)  # (N, K)
     if label_mode == "int":
         return numbers.astype(np.int32)
     if count != 2:

@@ -188,6 +188,8 @@ def test_it_says_how_many_clips_there_are(root, capsys):
     ("options", "message"),
     [
         ({"labels": "none"}, "`labels`.*one of inferred"),
+        ({"labels": ""}, "`labels`.*one of inferred"),
+        ({"class_names": []}, "`class_names` must be the names"),
         ({"labels": [0, 1]}, "`labels` must be 11 integers"),
         ({"labels": [-1] * 11}, "`labels` must be 11 integers from 0"),
         ({"labels": [0.5] * 11}, "`labels` must be 11 integers"),
