@@ -65,7 +65,7 @@ def split_clips(
     clips: Iterable[Clip],
     *,
     shares: Sequence[float] = (0.7, 0.15, 0.15),
-    groups: str | Path | re.Pattern | None = None,
+    groups: str | Path | re.Pattern | Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> Split:
     """Divides clips into training, validation and test, whole groups at a time.
@@ -87,7 +87,8 @@ def split_clips(
             video): its first group, or else the whole match, names the clip's group. The pattern
             `r"^(.+?)_"` takes the text before the first underscore. A path, or text that ends
             in ".csv": a file with the columns `clip` ("class/clip", videos with or without ending)
-            and `group` and a line for each clip. The same group in several classes is one group.
+            and `group` and a line for each clip. A mapping: the group of each clip by its name.
+            The same group in several classes is one group.
         seed: an integer, 0 or more; another one gives another split.
 
     Returns:
@@ -109,11 +110,45 @@ def split_clips(
     return table.split(parts)
 
 
+def training_splits(
+    clips: Iterable[Clip],
+    *,
+    groups: str | Path | re.Pattern | Mapping[str, str] | None,
+    validation: float = 0.15,
+    folds: int | None = None,
+    seed: int = 0,
+) -> list[Split]:
+    """The split that a training uses, or those of its folds; each part has clips.
+
+    Args:
+        clips: as in `split_clips`.
+        groups: as in `split_clips`.
+        validation: share of the clips that validate.
+        folds: as in `fold_splits`; `None` for one split, of which 0.15 of the clips test.
+        seed: of the folds.
+
+    Raises:
+        FileNotFoundError: if there is no such file of groups.
+        ValueError: if the clips cannot be divided so.
+    """
+    if folds:
+        splits = fold_splits(clips, folds, groups=groups, seed=seed, validation=validation)
+    else:
+        shares = (0.85 - validation, validation, 0.15)
+        splits = [split_clips(clips, groups=groups, shares=shares)]
+    if not all(split.validation for split in splits):
+        raise ValueError(
+            "split: a class must have three groups or more, so that clips remain for validation "
+            "besides training and test; received two of each. Record more, or give finer groups."
+        )
+    return splits
+
+
 def fold_splits(
     clips: Iterable[Clip],
     folds: int,
     *,
-    groups: str | Path | re.Pattern | None = None,
+    groups: str | Path | re.Pattern | Mapping[str, str] | None = None,
     seed: int = 0,
     validation: float = 0.15,
 ) -> list[Split]:
@@ -178,7 +213,7 @@ def _counted(function, clips, groups) -> _Table:
         raise ValueError(
             f"{function}: `clips` must have different names; received {_some(twice)} twice."
         )
-    group_of = _groups(clips, groups)
+    group_of = groups_of(clips, groups)
     names, rows = np.unique([group_of[clip.name] for clip in clips], return_inverse=True)
     classes, columns = np.unique([clip.class_name for clip in clips], return_inverse=True)
     counts = np.zeros((len(names), len(classes)), np.int64)
@@ -254,10 +289,14 @@ def _split(clips, part_of, group_of):
     return Split(train, validation, test, groups=group_of)
 
 
-def _groups(clips, groups) -> dict[str, str]:
-    """The group of each clip, by the clip's name."""
+def groups_of(
+    clips: Sequence[Clip], groups: str | Path | re.Pattern | Mapping[str, str] | None
+) -> Mapping[str, str]:
+    """The group of each clip, by the clip's name; `groups` and errors as in `split_clips`."""
     if groups is None:
         return {clip.name: clip.name for clip in clips}
+    if isinstance(groups, Mapping):
+        return {clip.name: groups[clip.name] for clip in clips}
     if isinstance(groups, Path) or (isinstance(groups, str) and groups.lower().endswith(".csv")):
         return read_column(Path(groups), "group", clips)
     try:

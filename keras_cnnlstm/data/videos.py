@@ -27,6 +27,7 @@ from keras_cnnlstm.data.frames import (
     opened_image,
     scaled_size,
     signature,
+    what_is_at,
 )
 from keras_cnnlstm.utils.environment import required
 from keras_cnnlstm.utils.files import replacing
@@ -286,8 +287,7 @@ def _opened_video(path: Path) -> Iterator[tuple[Any, Any]]:
     """An open container and its video stream; every sign of damage becomes a `ValueError`."""
     av = required("av", extra="video")
     if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise FileNotFoundError(f"{path}: expected a video file; found {found}.")
+        raise FileNotFoundError(f"{path}: expected a video file; found {what_is_at(path)}.")
     try:
         # Absolute, because "a:b.mp4" would be read as a protocol and an address.
         with av.open(
