@@ -195,7 +195,7 @@ def _check(root, cache, clip) -> Found:
 def _check_video(clip, root, problems, cache):
     rate = info_of(clip).rate
     look = _decoded(clip, cache)
-    check_whole(clip.path)
+    check_whole(clip.path, look.sizes.total())
     with clip.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
     problems += _odd_sizes(clip, look.sizes)

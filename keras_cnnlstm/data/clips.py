@@ -12,6 +12,7 @@ import errno
 import itertools
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -69,8 +70,8 @@ class Clip:
     Attributes:
         path: the folder of frames, or the video file.
         class_name: what the sequence shows.
-        name: "class/clip", relative to the root, with `/` on every system; unique in it. Names are
-            in the Unicode form NFC, whichever form the system writes them in.
+        name: "class/clip", relative to the root, with `/` on every system; unique in it. Both names
+            are as `as_name` makes them, in whichever encoding the system has them.
     """
 
     path: Path
@@ -191,7 +192,7 @@ def _entries(folder, root, problems) -> tuple[list[Path], list[Path]]:
                 reason += "not followed"
             problems.append(Problem(place, None, "link", reason, leaves))
         elif name_of(path) in names:
-            reason = "the name of another one in a second Unicode form (NFC, NFD). Rename it"
+            reason = "the name of another one, in another encoding (NFC, NFD, Latin-1). Rename it"
             problems.append(Problem(place, None, "name", reason, True))
         elif path.suffix.lower() in VIDEO_SUFFIXES and not (path.is_file() or path.is_dir()):
             reason = "expected a regular file; found a pipe or a device. Remove it"
@@ -203,8 +204,14 @@ def _entries(folder, root, problems) -> tuple[list[Path], list[Path]]:
 
 
 def name_of(path: Path) -> str:
-    """The name of a file or folder in the Unicode form NFC; macOS writes some in NFD."""
-    return unicodedata.normalize("NFC", path.name)
+    """The name of a file or folder as text, by `as_name`."""
+    return as_name(path.name)
+
+
+def as_name(text: str) -> str:
+    """Text in the Unicode form NFC, where macOS writes NFD; of bytes not in UTF-8 as Latin-1."""
+    text = re.sub("[\udc80-\udcff]", lambda match: chr(ord(match[0]) - 0xDC00), text)
+    return unicodedata.normalize("NFC", text)
 
 
 def class_names(clips: Iterable[Clip]) -> tuple[str, ...]:
