@@ -446,7 +446,8 @@ class _Shown:
 def _with_alpha(frame) -> "PillowImage":
     from PIL import Image
 
-    return Image.fromarray(frame.to_ndarray(format="rgba"))
+    # FFmpeg's way from yuva420p to rgba leaves alpha unset at the end of rows of some widths.
+    return Image.fromarray(frame.to_ndarray(format="gbrap"))
 
 
 def _scaler(image_size, fit) -> Callable[[_Shown], "PillowImage"]:

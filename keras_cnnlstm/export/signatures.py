@@ -235,7 +235,9 @@ def _decode_png(image):
     # Where an image of fewer bits has no alpha, the decoder puts 1, 3 or 15 for opaque, not 255.
     bits = tf.io.decode_raw(tf.strings.substr(image, 24, 1), tf.uint8)[0]
     opaque = 2.0 ** tf.cast(tf.minimum(bits, 8), tf.float32) - 1
-    return _round(rgba[..., :3] * tf.minimum(rgba[..., 3:] / opaque, 1.0))
+    alpha = rgba[..., 3:]
+    alpha = tf.where(tf.reduce_all(alpha == opaque), 255.0, alpha)
+    return _round(rgba[..., :3] * (alpha / 255.0))
 
 
 def _decode_deep(image):
