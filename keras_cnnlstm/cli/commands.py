@@ -244,11 +244,17 @@ class ImportTorch:
 class Validate:
     """Look at a folder of clips before training: what there is, and what cannot be read, and why.
 
-    Decodes every frame. The exit code is 1 if a clip would stop a training.
+    Decodes every frame. The exit code is 1 if something would stop a training with these options.
     """
 
     data: tyro.conf.Positional[Path]
     """Folder with a folder for each class, and in these the clips: folders of frames, or videos."""
+
+    groups: str | None = None
+    """Which clips belong together in a split, as train --groups takes it."""
+
+    skip_broken: bool = False
+    """Leave out what cannot be read, as train --skip-broken does."""
 
     json: bool = False
     """Print what was found as JSON."""

@@ -282,10 +282,11 @@ def _stream(command):
 
 
 def _validate(command):
-    from keras_cnnlstm.data.clip_checks import check_clips
+    from keras_cnnlstm.data.clip_checks import check_clips, for_training
     from keras_cnnlstm.utils.environment import progress_line
 
     report = check_clips(command.data, progress=progress_line(doing="checking"))
+    report = for_training(report, groups=command.groups, skip_broken=command.skip_broken)
     print(report.to_json() if command.json else report.text())
     return 1 if report.failures else 0
 

@@ -27,8 +27,9 @@ from keras_cnnlstm.data.clips import (
     find_clips,
     sample_indices,
 )
+from keras_cnnlstm.data.clips import class_names as classes_of
 from keras_cnnlstm.data.digit_batches import check_batches
-from keras_cnnlstm.data.frames import Fit, check_channels, check_fit, checked_size, natural_order
+from keras_cnnlstm.data.frames import Fit, check_channels, check_fit, checked_size
 from keras_cnnlstm.data.splits import PARTS, split_clips
 from keras_cnnlstm.utils.environment import num_cores
 from keras_cnnlstm.utils.validation import as_path, check_names, short_repr
@@ -221,9 +222,7 @@ def _found(clips, split, class_names):
             f"with a sequence of clips; received {short_repr(split)}."
         )
     found = find_clips(clips) if in_folder else checked_clips("clip_sequences", clips)
-    if class_names is None:
-        names = {clip.class_name for clip in found}
-        class_names = sorted(names, key=lambda name: natural_order(Path(name)))
+    class_names = classes_of(found) if class_names is None else class_names
     check_names("clip_sequences: `class_names`", class_names)
     found = split_clips(found)[split] if split else found
     if not found:

@@ -19,9 +19,9 @@ from keras_cnnlstm.data.captions import caption_task, captioned, clip_captions
 from keras_cnnlstm.data.clip_batches import clip_copy, clip_sequences
 from keras_cnnlstm.data.clip_cache import ClipCache, read_chosen
 from keras_cnnlstm.data.clip_checks import report_of, shared_signatures, survey
-from keras_cnnlstm.data.clips import Clip, find_clips, read_clip, scan_clips
+from keras_cnnlstm.data.clip_report import printable
+from keras_cnnlstm.data.clips import Clip, class_names, find_clips, read_clip, scan_clips
 from keras_cnnlstm.data.digit_batches import described
-from keras_cnnlstm.data.frames import natural_order
 from keras_cnnlstm.data.run_files import (
     LISTS,
     Encodes,
@@ -30,7 +30,13 @@ from keras_cnnlstm.data.run_files import (
     save_task,
     write_example,
 )
-from keras_cnnlstm.data.splits import Split, fold_splits, read_split, split_clips, write_split
+from keras_cnnlstm.data.splits import (
+    Split,
+    groups_of,
+    read_split,
+    training_splits,
+    write_split,
+)
 from keras_cnnlstm.runtime.memory import available_memory
 from keras_cnnlstm.tasks.registry import task_class
 from keras_cnnlstm.tasks.task import Task
@@ -40,7 +46,7 @@ from keras_cnnlstm.utils.files import write_text
 
 _COPIES = 4  # of each training clip that are encoded, if it is augmented or mirrored
 _HELD = 4096  # clips whose features are in memory
-_CHOOSES, _CALIBRATES, _TESTS = 0.15, 0.07, 0.15  # shares of validation and test
+_CHOOSES, _CALIBRATES = 0.15, 0.07  # shares of the validation
 _SHORT = 0.5  # seconds of work of which nothing is said
 _MOST_DISK = 20_000_000_000  # bytes of decoded clips in the user's cache folder
 _UNEQUAL = 3  # times as many clips of one class as of another are noted
@@ -73,17 +79,19 @@ class ClipSource:
         self._features: Callable[[Clip], np.ndarray] | None = None
         self._skip = 0  # frames of each clip that have no features
         self._cache = decoded_clips(config)
+        clips, problems = scan_clips(Path(config.data))
         speaks = task_class(config.task or "clip", clips=True).output == "tokens"
-        self._captions = clip_captions(config.data) if speaks else None
+        self._captions = clip_captions(config.data, clips) if speaks else None
+        self._strays: list[str] = []
         self.left_out: list[str] = []
         self.leaks: list[str] = []
         self._folds: list[Split] = []
         if run is None:
-            self._survey(config)
+            self._survey(clips, problems)
         else:
             self.left_out = read_left_out(run)
-            broken = {line.split(": ", 1)[0] for line in self.left_out}
-            clips = [clip for clip in find_clips(config.data) if clip.name not in broken]
+            broken = tuple(self.left_out)
+            clips = [c for c in clips if not any(x.startswith(_left_out(c.name)) for x in broken)]
             self._decide(read_split(run / "split.csv", clips), read_task(run))
 
     def _decide(self, split: Split, known: Any = None) -> None:
@@ -118,28 +126,30 @@ class ClipSource:
         length, clips = config.length or 16, [clip for part in split.values() for clip in part]
         if self._captions is None:
             named: Any = task_class(config.task or "clip", clips=True)
-            found = {clip.class_name for clip in clips}
-            names = sorted(found, key=lambda name: natural_order(Path(name)))
-            return named(tuple(known.class_names if known else names), length)
+            return named(known.class_names if known else class_names(clips), length)
         train = [self._captions[clip.name] for clip in split.train]
         vocabulary = known.vocabulary if known else Vocabulary.of(train)
         return caption_task(captioned(clips, self._captions), length=length, vocabulary=vocabulary)
 
-    def _survey(self, config) -> None:
+    def _survey(self, clips, problems) -> None:
         """Decodes all clips once: refuses or leaves out broken ones, and looks for leaks.
 
         What can be said without decoding is said before.
         """
-        root = Path(config.data)
-        clips, problems = scan_clips(root)
+        config, root = self._config, Path(self._config.data)
         self._leave_out(problems)
-        self._decide(self._divided(clips))
+        groups = groups_of(clips, config.groups)
+        if not config.skip_broken:
+            self._decide(self._divided(clips, groups))
         progress = progress_line(doing="clips")
         found = survey(root, clips, cache=self._cache, progress=progress)
         report = report_of(root, clips, problems, found)
         self._leave_out(report.problems)
-        if self.left_out:
-            self._decide(self._divided(report.usable))
+        if config.skip_broken:
+            self._decide(self._divided(report.usable, groups))
+        for problem in report.problems:
+            place = "" if problem.place == "." else f"{problem.place}/"
+            self._strays += [f"{place}{name}" for name in problem.files]
         signatures = {clip: each.signatures for clip, each in zip(clips, found, strict=True)}
         self.leaks = [
             f"{shared.clip.name} frame {shared.frame} ({shared.part}) is "
@@ -147,24 +157,29 @@ class ClipSource:
             for shared in shared_signatures(self._apart(), signatures)
         ]
 
-    def _divided(self, clips) -> Split:
+    def _divided(self, clips, groups) -> Split:
         """The split of the clips; of folds the first one.
 
         Fewer clips validate where that chooses no epoch, and only calibrates.
         """
         config = self._config
         share = _CHOOSES if config.keep == "best" or config.patience else _CALIBRATES
-        if not config.folds:
-            shares = (1 - share - _TESTS, share, _TESTS)
-            return split_clips(clips, groups=config.groups, shares=shares)
-        options: dict[str, Any] = {"groups": config.groups, "validation": share}
-        self._folds = fold_splits(clips, config.folds, seed=config.seed, **options)
-        return self._folds[0]
+        options: dict[str, Any] = {"groups": groups, "validation": share}
+        splits = training_splits(clips, folds=config.folds, seed=config.seed, **options)
+        self._folds = splits if config.folds else []
+        return splits[0]
 
     def _leave_out(self, problems) -> None:
         """Refuses clips that cannot be read, or lists them."""
         config = self._config
-        self.left_out = [f"{p.clip or p.place}: {p.reason}" for p in problems if p.fatal]
+        reasons: dict[str, list[str]] = {}
+        for problem in problems:
+            if problem.fatal:
+                reasons.setdefault(problem.clip or problem.place, []).append(problem.reason)
+        self.left_out = [
+            _left_out(name, first, *(f"and {len(others)} more" for _ in others[:1]))
+            for name, (first, *others) in reasons.items()
+        ]
         if self.left_out and not config.skip_broken:
             first = "; ".join(self.left_out[:3])
             raise ValueError(
@@ -188,6 +203,9 @@ class ClipSource:
         text = (
             f"{self._config.data}: {len(self.task.class_names)} classes, clips: {', '.join(parts)}"
         )
+        if strays := self._strays:
+            names = ", ".join(strays[:_TOLD]) + (", ..." if len(strays) > _TOLD else "")
+            text += f"; left out: {len(strays):,} other files ({printable(names)})"
         counts = Counter(clip.class_name for part in self.split.values() for clip in part)
         (most, many), (least, few) = (counts.most_common()[place] for place in (0, -1))
         if many >= _UNEQUAL * few and self._captions is None:
@@ -302,6 +320,11 @@ class ClipSource:
         for what, found in (("left out", self.left_out), ("leak", self.leaks)):
             if found:
                 write_text(path / LISTS[what], "".join(f"{line}\n" for line in found))
+
+
+def _left_out(name, *reasons) -> str:
+    """The line of a clip, or a folder, that is left out."""
+    return printable(f"{name}: {'; '.join(reasons)}")
 
 
 def folder_tests(
