@@ -3,6 +3,7 @@
 from keras_cnnlstm.layers.averaging import GeometricMean, LogOfMean, TTACopies, TTAMean
 from keras_cnnlstm.layers.batch_normalization import BatchNormalization
 from keras_cnnlstm.layers.conv2d import Conv2D
+from keras_cnnlstm.layers.frames_model import FramesModel
 from keras_cnnlstm.layers.image_to_sequence import ImageToSequence
 from keras_cnnlstm.layers.length_mask import LengthMask
 from keras_cnnlstm.layers.lstm import LSTM
@@ -14,6 +15,7 @@ __all__ = [
     "LSTM",
     "BatchNormalization",
     "Conv2D",
+    "FramesModel",
     "GeometricMean",
     "ImageToSequence",
     "LengthMask",

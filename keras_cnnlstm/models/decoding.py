@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_cnnlstm.layers.frames_model import FramesModel
 from keras_cnnlstm.models.captioner import next_token
 from keras_cnnlstm.tasks.vocabulary import END, PADDING, START
 from keras_cnnlstm.utils.validation import as_integers, as_shaped, check_integer, short_repr
@@ -59,7 +60,7 @@ def greedy_model(model: keras.Model) -> keras.Model:
         token, total, ended = likeliest([probabilities, total, ended])
         found.append(token)  # (B, 1)
     tokens = layers.Concatenate(axis=1, dtype="int32", name="caption")(found)  # (B, L)
-    return keras.Model(
+    return FramesModel(
         _inputs(model), {"tokens": tokens, "log_probability": total}, name=f"{model.name}_greedy"
     )
 

@@ -19,6 +19,7 @@ from keras_cnnlstm.layers.averaging import (
     TTACopies,
     TTAMean,
 )
+from keras_cnnlstm.layers.frames_model import FramesModel
 from keras_cnnlstm.models.calibration import softmax_head
 from keras_cnnlstm.models.graph import leaf_layers, split_model
 from keras_cnnlstm.utils.validation import (
@@ -93,7 +94,7 @@ def average_models(models: Sequence[keras.Model]) -> keras.Model:
         )(logits)
     else:
         mean = layers.Average(dtype="float32", name=name)(answers)
-    return keras.Model(inputs, mean, name=f"{models[0].name}_{len(models)}_models")
+    return FramesModel(inputs, mean, name=f"{models[0].name}_{len(models)}_models")
 
 
 def as_given(inputs: Mapping[str, Any]) -> Any:
@@ -278,4 +279,4 @@ def with_test_time_augmentation(model: keras.Model, copies: int = MOST_COPIES) -
         several["lengths"] = same(inputs["lengths"])
     (answer,) = keras.tree.flatten(model(as_given(several)))
     mean = TTAMean(int(copies), name=model.output_names[0])(answer)
-    return keras.Model(as_given(inputs), mean, name=f"{model.name}_tta")
+    return FramesModel(as_given(inputs), mean, name=f"{model.name}_tta")

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_cnnlstm.layers.frames_model import FramesModel
 from keras_cnnlstm.layers.length_mask import LengthMask
 from keras_cnnlstm.layers.motion import Motion, TwoStream
 from keras_cnnlstm.layers.time_distributed import TimeDistributed
@@ -70,7 +71,7 @@ def every_step_model(model: keras.Model, orders: np.ndarray | None = None) -> ke
         x = (_all_outputs(layer) if layer is recurrent[-1] else layer)(x)
     if orders is not None:
         x = ops.reshape(x, (-1, orders[0].size, x.shape[-1]))  # (B, K*T, num_classes)
-    return keras.Model(model.inputs[0], x, name=f"{model.name}_every_step")
+    return FramesModel(model.inputs[0], x, name=f"{model.name}_every_step")
 
 
 def _checked_orders(orders, time) -> np.ndarray:
@@ -152,7 +153,7 @@ def split_model(model: keras.Model) -> SplitModel:
         layer = call.operation
         x = (layer.layer if isinstance(layer, layers.TimeDistributed) else layer)(x)
     x = layers.Identity(dtype="float32", name="features")(x)  # (N, F)
-    frame_encoder = keras.Model(frame, x, name=f"{model.name}_frames")
+    frame_encoder = FramesModel(frame, x, name=f"{model.name}_frames")
     return SplitModel(frame_encoder, _sequence_model(model, frames, images, vectors), motion)
 
 

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.layers.frames_model import FramesModel
 from keras_cnnlstm.training.checkpoints import Checkpoint, restore_checkpoint, save_checkpoint
 from keras_cnnlstm.training.objectives import Objective
 from keras_cnnlstm.training.run_directory import save_model
@@ -181,7 +182,7 @@ class RunWriter(keras.callbacks.Callback):
             _write_csv(self.path / "recall.csv", ["epoch", *self.class_names], rows)
         if self.kept_epoch == len(self.history) - 1:
             # A second model of the same layers has no optimizer: a third of the file's size.
-            bare = keras.Model(self.whole.inputs, self.whole.outputs, name=self.whole.name)
+            bare = FramesModel(self.whole.inputs, self.whole.outputs, name=self.whole.name)
             with self.average.in_place() if self.average else contextlib.nullcontext():
                 save_model(bare, self.path / "model.keras")
         self.model.stop_training = self.ended
