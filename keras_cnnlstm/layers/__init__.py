@@ -10,15 +10,18 @@ from keras_cnnlstm.layers.lstm import LSTM
 from keras_cnnlstm.layers.motion import Motion, TwoStream
 from keras_cnnlstm.layers.residual_block import ResidualBlock
 from keras_cnnlstm.layers.time_distributed import TimeDistributed
+from keras_cnnlstm.layers.tokens import FirstToken, LikeliestToken
 
 __all__ = [
     "LSTM",
     "BatchNormalization",
     "Conv2D",
+    "FirstToken",
     "FramesModel",
     "GeometricMean",
     "ImageToSequence",
     "LengthMask",
+    "LikeliestToken",
     "LogOfMean",
     "Motion",
     "ResidualBlock",

@@ -11,6 +11,7 @@ from keras_cnnlstm.layers.length_mask import LengthMask
 from keras_cnnlstm.models import blocks
 from keras_cnnlstm.models.frame_encoder import (
     encoded,
+    encoded_image,
     floats,
     frame_encoder,
     sequence_input,
@@ -136,7 +137,7 @@ def early_fusion_cnn(
     order = (*range(2, 2 + len(sides)), 1, 2 + len(sides))
     x = layers.Permute(order, name="time_to_channels")(floats(frames))  # (B, H, W, T, C)
     x = layers.Reshape((*sides, time * channels), name="merge_channels")(x)
-    x = encoder(x)  # (B, features)
+    x = encoded_image(x, encoder)  # (B, features)
     x = blocks.dense_stack(x, blocks.checked_units("early_fusion_cnn", units), dropout)
     return FramesModel(frames, blocks.answer(x, num_classes), name=name)
 
@@ -169,7 +170,7 @@ def image_cnn(
     blocks.check_classes("image_cnn", num_classes)
     check_dropout("image_cnn", dropout)
     frames = blocks.frames_input("image_cnn", input_shape, "HWC")
-    x = frame_encoder(encoder)(blocks.rescaled(frames))  # (B, features)
+    x = encoded_image(blocks.rescaled(frames), frame_encoder(encoder))  # (B, features)
     x = blocks.some_dropped(x, dropout)
     return FramesModel(frames, blocks.answer(x, num_classes), name=name)
 

@@ -56,9 +56,9 @@ def calls(model):
 )
 def test_frames_that_are_no_pixels_are_refused(model, frames):
     for call in calls(model):
-        with pytest.raises(ValueError, match="`frames`.*uint8 from 0 to 255.*multiply by 255") as e:
+        with pytest.raises(ValueError, match=r"`frames`.*uint8 from 0 to 255.*by 255") as error:
             call(frames)
-        assert "\n" not in str(e.value)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int32", "int64"])
