@@ -239,7 +239,7 @@ def _target(path: Path, format: FormatName, version: int | None) -> Path:
         return path
     if version is None:
         version = 1 + max((int(p.name) for p in path.glob("*") if is_version(p)), default=0)
-    check_integer("export: `version`", version, 1, 10**18)
+    check_integer("export: `version`", version, 1, 10**18 - 1)
     if (path / str(version)).exists():
         raise FileExistsError(
             f"export: `version` must be one that does not exist; {path / str(version)} does, and "

@@ -180,7 +180,9 @@ def _json_object(text: str) -> dict[str, Any]:
 
 def _jobs(cluster: Any) -> dict[str, list[str]]:
     if not isinstance(cluster, dict) or not any(cluster.values()):
-        raise _malformed(f"an object with a `cluster` of workers; received cluster {short_repr(cluster)}")
+        raise _malformed(
+            f"an object with a `cluster` of workers; received cluster {short_repr(cluster)}"
+        )
     jobs = {job: addresses for job, addresses in cluster.items() if addresses}
     other = sorted(jobs.keys() - set(_JOBS))
     if other:
