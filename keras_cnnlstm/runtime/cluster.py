@@ -187,8 +187,8 @@ def _jobs(cluster: Any) -> dict[str, list[str]]:
     other = sorted(jobs.keys() - set(_JOBS))
     if other:
         raise _malformed(
-            f"a cluster of the jobs 'chief' and 'worker'; received {short_repr(other)}, and parameter servers "
-            "and evaluators are not supported"
+            f"a cluster of the jobs 'chief' and 'worker'; received {short_repr(other)}, and "
+            "parameter servers and evaluators are not supported"
         )
     for job, addresses in jobs.items():
         if not isinstance(addresses, list) or not all(map(_is_address, addresses)):
@@ -204,14 +204,15 @@ def _jobs(cluster: Any) -> dict[str, list[str]]:
 
 
 def _is_address(text: Any) -> bool:
-    found = isinstance(text, str) and re.fullmatch(r"\S*[^\s:]:(\d{1,5})", text, re.ASCII)
-    return bool(found) and 0 < int(found[1]) < 65_536
+    found = re.fullmatch(r"\S*[^\s:]:(\d{1,5})", text, re.ASCII) if isinstance(text, str) else None
+    return found is not None and 0 < int(found[1]) < 65_536
 
 
 def _task(task: Any, jobs: dict[str, list[str]]) -> tuple[str, int]:
     if not isinstance(task, dict) or task.get("type") not in [*jobs]:
         raise _malformed(
-            f"a `task` whose `type` is a job of the cluster, {sorted(jobs)}; received {short_repr(task)}"
+            f"a `task` whose `type` is a job of the cluster, {sorted(jobs)}; received "
+            f"{short_repr(task)}"
         )
     job, index = task["type"], task.get("index")
     if type(index) is not int or not 0 <= index < len(jobs[job]):
