@@ -8,7 +8,9 @@ import contextlib
 import difflib
 import io
 import itertools
+import os
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -333,7 +335,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         )
     printed = io.StringIO()  # tyro draws a box around its complaint; one line is easier to act on
     try:
-        with contextlib.redirect_stderr(printed):
+        with contextlib.redirect_stderr(printed), _readable_width():
             command, unknown = tyro.cli(
                 _with_start(words),
                 prog="keras-cnnlstm",
@@ -348,6 +350,19 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     if unknown:
         raise ValueError(f"{_unrecognized(unknown, command)} See {help_at} --help.")
     return command
+
+
+@contextlib.contextmanager
+def _readable_width():
+    """Lays out the help for 40 to 200 columns; for fewer than 7 tyro does not come to an end."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(min(max(shutil.get_terminal_size().columns, 40), 200))
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def _with_start(words) -> Any:

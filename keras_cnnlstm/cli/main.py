@@ -1,8 +1,10 @@
 """The command `keras-cnnlstm`: delegates and prints. Imports the heavy parts when needed."""
 
+import io
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -26,8 +28,10 @@ from keras_cnnlstm.cli.commands import (
     parse,
 )
 from keras_cnnlstm.config import ModelConfig, TrainConfig
+from keras_cnnlstm.utils.validation import check_integer, short_repr
 
 _TF = "tensorflow"  # as KERAS_BACKEND names it
+_LONGEST = 2000  # characters of a complaint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,19 +46,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interrupted, 143 if a training was stopped by SIGTERM. With the environment variable
         `KERAS_CNNLSTM_DEBUG=1` the traceback comes with it.
     """
+    _repair_streams()
+    try:
+        code = _exit_code(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads the output has had enough of it
+        code = 1
+    except OSError as error:  # the disk is full, say
+        _complain(error)
+        code = 2
+    for stream in (sys.stdout, sys.stderr):  # or Python tries again to write what is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
+
+
+def _exit_code(arguments):
     try:
         return _run(parse(arguments)) or 0
-    except BrokenPipeError:  # whoever reads the output has had enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except SystemExit as stop:  # --help is printed
+        return stop.code or 0
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, MemoryError, FloatingPointError) as error:
         if os.environ.get("KERAS_CNNLSTM_DEBUG"):
             traceback.print_exc()
-        print(f"keras-cnnlstm: {' '.join(str(error).split())}", file=sys.stderr)
+        _complain(error)
         return 1 if isinstance(error, FloatingPointError) else 2
     except KeyboardInterrupt as stop:
-        print(f"keras-cnnlstm: {str(stop) or 'interrupted'}", file=sys.stderr)
+        _complain(str(stop) or "interrupted")
         return getattr(stop, "exit_code", 130)
+
+
+def _repair_streams():
+    """Opens the standard streams that are closed, or the next files would take their numbers.
+
+    Characters that a stream cannot encode are escaped.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)  # noqa: SIM115 - until the process ends
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper) and mode == "w":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _complain(text):
+    """Prints one line of printable characters on stderr; what is very long loses its middle."""
+    line = " ".join(str(text).split())
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    line = re.sub(r"(\S{150})\S{100,}(\S{50})", r"\1...\2", line)
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST - 500]} ... {line[-400:]}"
+    print(f"keras-cnnlstm: {line}", file=sys.stderr)
 
 
 def _run(command: Command) -> int | None:
@@ -152,10 +197,9 @@ def _print_training(facts):
 
 
 def _evaluate(command):
-    from keras_cnnlstm.training.run_directory import load_run
     from keras_cnnlstm.training.scoring import batches_to_score, score
 
-    run = _averaged(load_run(command.run), command)
+    run = _averaged(command)
     tests, task = batches_to_score(run, data=command.data, num_sequences=command.num_sequences)
     scores = score(run.model, tests, task)
     if command.json:
@@ -164,11 +208,14 @@ def _evaluate(command):
         _print_scores(scores, task)
 
 
-def _averaged(run, command):
+def _averaged(command):
     """The run with the model that averages over the ensemble, and over copies of the frames."""
+    from keras_cnnlstm.layers.averaging import MOST_COPIES
     from keras_cnnlstm.models.ensembles import average_models, with_test_time_augmentation
     from keras_cnnlstm.training.run_directory import load_run
 
+    check_integer("tta", command.tta, 1, MOST_COPIES)
+    run = load_run(command.run)
     if command.ensemble:
         others = [load_run(path) for path in command.ensemble]
         for other in others:
@@ -180,8 +227,6 @@ def _averaged(run, command):
 
 
 def _check_same_question(run, other):
-    from keras_cnnlstm.utils.validation import short_repr
-
     for what, one, another in (
         ("that read frames", run.config.task_metadata, other.config.task_metadata),
         ("with classes", run.class_names, other.class_names),
@@ -303,9 +348,8 @@ def _demo(command):
 
 def _export(command):
     from keras_cnnlstm.export.exporter import export
-    from keras_cnnlstm.training.run_directory import load_run
 
-    run = _averaged(load_run(command.run), command)
+    run = _averaged(command)
     done = export(run, command.directory, command.format, version=command.version)
     print(f"written to {done.path}")
     print(json.dumps(done.parity, indent=2))

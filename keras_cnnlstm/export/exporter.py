@@ -13,7 +13,6 @@ it is either whole and right or not there.
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from keras_cnnlstm.models.decoding import answering_model
 from keras_cnnlstm.models.graph import as_functional
 from keras_cnnlstm.training.run_directory import Run, load_run
 from keras_cnnlstm.utils.environment import required
+from keras_cnnlstm.utils.files import temporary_beside
 from keras_cnnlstm.utils.validation import (
     as_path,
     check_choice,
@@ -255,7 +255,7 @@ def _new_directory(target: Path) -> Iterator[Path]:
     When the block fails, or is interrupted, neither it nor a new parent of it is left.
     """
     new_parents = [p for p in target.parents if not p.exists()]  # innermost first
-    building = target.with_name(f".{os.getpid()}-{target.name}")
+    building = temporary_beside(target)
     try:
         try:
             building.mkdir(parents=True)
