@@ -5,8 +5,14 @@ The names that most notebooks need are here; all others are in the rooms, such a
 nothing.
 """
 
-from keras_cnnlstm.utils.lazy import attach
+from keras_cnnlstm.utils.lazy import attach, import_after
 
 __version__ = "0.1.0"
 
 __all__ = sorted(["__version__", *attach(__name__)])
+
+# So that `keras.models.load_model` knows what saved models are made of.
+import_after(
+    "keras",
+    [f"{__name__}.layers", f"{__name__}.tasks.metrics", f"{__name__}.training.optimizers"],
+)

@@ -14,7 +14,12 @@ class PowerCutError(Exception):
 
 
 def break_off(
-    config: TrainConfig, batches: int, *, member: int | None = None, stop: bool = False
+    config: TrainConfig,
+    batches: int,
+    *,
+    member: int | None = None,
+    stop: bool = False,
+    resume: bool = False,
 ) -> str:
     """Trains until the power fails after some batches.
 
@@ -23,6 +28,7 @@ def break_off(
         batches: of the run, or of its member; those of earlier starts count.
         member: number of the member in question, if the run is an ensemble.
         stop: request a stop instead, which the training answers in its own way.
+        resume: go on with the run, whose directory exists.
 
     Returns:
         The message of the error that ended it.
@@ -40,5 +46,5 @@ def break_off(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunWriter, "on_train_batch_end", on_train_batch_end)
         with pytest.raises(TrainingStopped if stop else PowerCutError) as error:
-            train(config)
+            train(config, resume=resume)
     return str(error.value)

@@ -28,7 +28,7 @@ for module in pkgutil.walk_packages(keras_cnnlstm.__path__, "keras_cnnlstm."):
 
 folder = Path(sys.argv[1])
 options = {
-    "run_dir": str(folder / "run"), "length": 2, "encoder": "small_cnn", "lstm_units": (2,),
+    "run_dir": str(folder / "run"), "length": 2, "encoder_filters": (2,), "lstm_units": (2,),
     "batch_size": 4, "steps_per_epoch": 2, "validation_sequences": 4, "test_sequences": 4,
 }
 train(TrainConfig(epochs=1, **options))

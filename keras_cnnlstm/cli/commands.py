@@ -8,7 +8,9 @@ import contextlib
 import difflib
 import io
 import itertools
+import os
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -131,8 +133,20 @@ class Predict:
 
     frames: tyro.conf.Positional[tuple[Path, ...]]
     """One image file for each frame, in order; any size, any mode. A model of unequal lengths takes
-    fewer than its longest; a model that reads one image takes one. Or folders of frames and videos,
-    a clip each, answered one by one."""
+    fewer than its longest; a model that reads one image takes one. Or clips: a video, or a folder
+    with image files in it, is one clip; any other folder stands for the clips in it and in its
+    class folders; a pattern in quotes ('new/*.mp4') stands for all that match it; one table (.csv)
+    with the column clip lists clips by their paths from its own folder."""
+
+    csv: Path | None = None
+    """File for the answers to clips, a row each, written one by one. Clips that it already has are
+    left out, so the same command goes on after an interruption."""
+
+    jsonl: Path | None = None
+    """The same with a line of JSON for each clip, as --json prints it."""
+
+    skip_broken: bool = False
+    """Leave out clips that cannot be read, and list them at the end. Default: stop at the first."""
 
     invert: bool = False
     """The images show dark strokes on light paper; the model was trained on light on dark."""
@@ -232,11 +246,23 @@ class ImportTorch:
 class Validate:
     """Look at a folder of clips before training: what there is, and what cannot be read, and why.
 
-    Decodes every frame. The exit code is 1 if a clip would stop a training.
+    Decodes every frame. The exit code is 1 if something would stop a training with these options.
     """
 
     data: tyro.conf.Positional[Path]
     """Folder with a folder for each class, and in these the clips: folders of frames, or videos."""
+
+    labels: Path | None = None
+    """Table of labels, as train --labels takes it. All that is wrong in it is listed."""
+
+    frame_numbers: bool = False
+    """Read start and end in --labels as numbers of frames, as train --frame-numbers does."""
+
+    groups: str | None = None
+    """Which clips belong together in a split, as train --groups takes it."""
+
+    skip_broken: bool = False
+    """Leave out what cannot be read, as train --skip-broken does."""
 
     json: bool = False
     """Print what was found as JSON."""
@@ -315,7 +341,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         )
     printed = io.StringIO()  # tyro draws a box around its complaint; one line is easier to act on
     try:
-        with contextlib.redirect_stderr(printed):
+        with contextlib.redirect_stderr(printed), _readable_width():
             command, unknown = tyro.cli(
                 _with_start(words),
                 prog="keras-cnnlstm",
@@ -330,6 +356,19 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     if unknown:
         raise ValueError(f"{_unrecognized(unknown, command)} See {help_at} --help.")
     return command
+
+
+@contextlib.contextmanager
+def _readable_width():
+    """Lays out the help for 40 to 200 columns; for fewer than 7 tyro does not come to an end."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(min(max(shutil.get_terminal_size().columns, 40), 200))
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def _with_start(words) -> Any:

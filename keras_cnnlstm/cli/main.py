@@ -1,8 +1,10 @@
 """The command `keras-cnnlstm`: delegates and prints. Imports the heavy parts when needed."""
 
+import io
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -26,8 +28,10 @@ from keras_cnnlstm.cli.commands import (
     parse,
 )
 from keras_cnnlstm.config import ModelConfig, TrainConfig
+from keras_cnnlstm.utils.validation import check_integer, short_repr
 
 _TF = "tensorflow"  # as KERAS_BACKEND names it
+_LONGEST = 2000  # characters of a complaint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,19 +46,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interrupted, 143 if a training was stopped by SIGTERM. With the environment variable
         `KERAS_CNNLSTM_DEBUG=1` the traceback comes with it.
     """
+    _repair_streams()
+    try:
+        code = _exit_code(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads the output has had enough of it
+        code = 1
+    except OSError as error:  # the disk is full, say
+        _complain(error)
+        code = 2
+    for stream in (sys.stdout, sys.stderr):  # or Python tries again to write what is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
+
+
+def _exit_code(arguments):
     try:
         return _run(parse(arguments)) or 0
-    except BrokenPipeError:  # whoever reads the output has had enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except SystemExit as stop:  # --help is printed
+        return stop.code or 0
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, MemoryError, FloatingPointError) as error:
         if os.environ.get("KERAS_CNNLSTM_DEBUG"):
             traceback.print_exc()
-        print(f"keras-cnnlstm: {' '.join(str(error).split())}", file=sys.stderr)
+        _complain(error)
         return 1 if isinstance(error, FloatingPointError) else 2
     except KeyboardInterrupt as stop:
-        print(f"keras-cnnlstm: {str(stop) or 'interrupted'}", file=sys.stderr)
+        _complain(str(stop) or "interrupted")
         return getattr(stop, "exit_code", 130)
+
+
+def _repair_streams():
+    """Opens the standard streams that are closed, or the next files would take their numbers.
+
+    Characters that a stream cannot encode are escaped.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)  # noqa: SIM115 - until the process ends
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper) and mode == "w":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _complain(text):
+    """Prints one line of printable characters on stderr; what is very long loses its middle."""
+    line = " ".join(str(text).split())
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    line = re.sub(r"(\S{150})\S{100,}(\S{50})", r"\1...\2", line)
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST - 500]} ... {line[-400:]}"
+    print(f"keras-cnnlstm: {line}", file=sys.stderr)
 
 
 def _run(command: Command) -> int | None:
@@ -152,10 +197,9 @@ def _print_training(facts):
 
 
 def _evaluate(command):
-    from keras_cnnlstm.training.run_directory import load_run
     from keras_cnnlstm.training.scoring import batches_to_score, score
 
-    run = _averaged(load_run(command.run), command)
+    run = _averaged(command)
     options = {"data": command.data, "num_sequences": command.num_sequences}
     tests, task, groups = batches_to_score(run, **options)
     scores = score(run.model, tests, task, groups)
@@ -165,11 +209,14 @@ def _evaluate(command):
         _print_scores(scores, task)
 
 
-def _averaged(run, command):
+def _averaged(command):
     """The run with the model that averages over the ensemble, and over copies of the frames."""
+    from keras_cnnlstm.layers.averaging import MOST_COPIES
     from keras_cnnlstm.models.ensembles import average_models, with_test_time_augmentation
     from keras_cnnlstm.training.run_directory import load_run
 
+    check_integer("tta", command.tta, 1, MOST_COPIES)
+    run = load_run(command.run)
     if command.ensemble:
         others = [load_run(path) for path in command.ensemble]
         for other in others:
@@ -181,8 +228,6 @@ def _averaged(run, command):
 
 
 def _check_same_question(run, other):
-    from keras_cnnlstm.utils.validation import short_repr
-
     for what, one, another in (
         ("that read frames", run.config.task_metadata, other.config.task_metadata),
         ("with classes", run.class_names, other.class_names),
@@ -246,31 +291,12 @@ def _report(command):
 
 
 def _predict(command):
-    from keras_cnnlstm.export.predictor import format_of, open_predictor
-    from keras_cnnlstm.tasks.answers import answer_text, headline
+    from keras_cnnlstm.cli.predict import predict
+    from keras_cnnlstm.export.predictor import format_of
 
     if format_of(command.model) in ("run", "saved_model"):
         _load_tensorflow()
-    predictor = open_predictor(command.model, beam=command.beam)
-    clips = [path for path in command.frames if predictor.takes_as_clip(path)]
-    if not clips:
-        answer = predictor.answer_images(command.frames, invert=command.invert)
-        print(json.dumps(answer, indent=2) if command.json else answer_text(answer))
-        return
-    if len(clips) < len(command.frames):
-        other = next(path for path in command.frames if path not in clips)
-        raise ValueError(
-            f"frames: expected either image files, the frames of one sequence, or folders and "
-            f"videos, a clip each; received {clips[0]} and {other}."
-        )
-    for clip in clips:
-        answer = predictor.answer_clip(clip, invert=command.invert)
-        if command.json:
-            print(json.dumps({"clip": str(clip), **answer}), flush=True)
-        elif len(clips) > 1:
-            print(f"{clip}: {headline(answer)}", flush=True)
-        else:
-            print(answer_text(answer))
+    predict(command)
 
 
 def _stream(command):
@@ -302,10 +328,16 @@ def _stream(command):
 
 
 def _validate(command):
-    from keras_cnnlstm.data.clip_checks import check_clips
+    from keras_cnnlstm.data.clip_checks import check_clips, for_training
+    from keras_cnnlstm.data.labels import table_task
     from keras_cnnlstm.utils.environment import progress_line
 
-    report = check_clips(command.data, progress=progress_line(doing="checking"))
+    task = table_task(command.labels) if command.labels else "clip"
+    progress = progress_line(doing="checking")
+    of_table = {"labels": command.labels, "frame_numbers": command.frame_numbers}
+    report = check_clips(command.data, **of_table, progress=progress)
+    options = {"groups": command.groups, "skip_broken": command.skip_broken, "task": task}
+    report = for_training(report, **options)
     print(report.to_json() if command.json else report.text())
     return 1 if report.failures else 0
 
@@ -322,9 +354,8 @@ def _demo(command):
 
 def _export(command):
     from keras_cnnlstm.export.exporter import export
-    from keras_cnnlstm.training.run_directory import load_run
 
-    run = _averaged(load_run(command.run), command)
+    run = _averaged(command)
     done = export(run, command.directory, command.format, version=command.version)
     print(f"written to {done.path}")
     print(json.dumps(done.parity, indent=2))

@@ -26,6 +26,9 @@ from keras_cnnlstm.data.digit_batches import digit_strips as digit_strips
 from keras_cnnlstm.data.digit_batches import labeled_images as labeled_images
 from keras_cnnlstm.data.digit_source import DigitSource as DigitSource
 from keras_cnnlstm.data.digit_source import digit_tests as digit_tests
+from keras_cnnlstm.data.directory_dataset import (
+    video_dataset_from_directory as video_dataset_from_directory,
+)
 from keras_cnnlstm.data.frames import frame_files as frame_files
 from keras_cnnlstm.data.frames import load_frames as load_frames
 from keras_cnnlstm.data.run_files import read_task as read_task

@@ -7,7 +7,7 @@ Without a table the caption is the name of the class, with spaces for underscore
 """
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,18 +21,20 @@ TABLE = "captions.csv"
 """The file in the folder over the classes."""
 
 
-def clip_captions(root: str | Path) -> dict[str, str]:
+def clip_captions(root: str | Path, clips: Sequence[Clip] | None = None) -> dict[str, str]:
     """The caption of each clip in a folder, by the clip's name.
 
     Args:
         root: the folder over the classes, as `clips.find_clips` takes it.
+        clips: all clips in it, if they are known; by default those of `find_clips`.
 
     Raises:
         FileNotFoundError: if there is no such folder, or nothing in it.
         ValueError: if there is a table that cannot be read, lacks a clip, or names one that is not
             there; or a caption has no tokens, too many, or control characters.
     """
-    clips, table = find_clips(root), as_path("clip_captions: `root`", root) / TABLE
+    table = as_path("clip_captions: `root`", root) / TABLE
+    clips = find_clips(root) if clips is None else clips
     if table.exists():
         captions = read_column(table, "caption", clips)
     else:

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -28,14 +29,15 @@ from keras_cnnlstm.data.clips import (
     find_clips,
     sample_indices,
 )
+from keras_cnnlstm.data.clips import class_names as classes_of
 from keras_cnnlstm.data.digit_batches import check_batches
-from keras_cnnlstm.data.frames import Fit, check_channels, check_fit, checked_size, natural_order
+from keras_cnnlstm.data.frames import Fit, check_channels, check_fit, checked_size
 from keras_cnnlstm.data.splits import PARTS, split_clips
 from keras_cnnlstm.utils.environment import num_cores
 from keras_cnnlstm.utils.validation import as_path, check_names, check_number, short_repr
 
 _READY = 2  # batches that wait for the model at most
-_ORDER, _FRAMES, _AFFINE, _COPY, _BALANCE = range(
+_ORDER, FRAMES, _AFFINE, _COPY, _BALANCE = range(
     5
 )  # independent streams of random numbers of one seed
 
@@ -160,8 +162,8 @@ def clip_sequences(
 
     def load(place):
         """The frames (n, H, W, C) of a clip, or its features (n, F), its target and its weight."""
-        clip = found[_number(place, len(found), seed, strata, balance)]
-        options = {"stride": stride, "rng": _random(seed, _FRAMES, place)}
+        clip = found[number_at(place, len(found), seed, strata, balance)]
+        options = {"stride": stride, "rng": random_at(seed, FRAMES, place)}
         drawn: list = []
 
         def choose(info):
@@ -212,11 +214,33 @@ def clip_sequences(
     else:
         asked_spec = tf.TensorSpec((batch,), tf.int64)
     weighs = weight is not None or target_skip is not None
-    return _batches(numbers, load, places, spec, asked_spec, weighs, features_skip)
+    return loaded_batches(
+        numbers, load, places, spec, asked_spec, weighs=weighs, skip=features_skip
+    )
 
 
-def _batches(numbers, load, places, spec, asked, weighs, skip=0):
-    """A dataset of the batches with these numbers."""
+def loaded_batches(
+    numbers: tf.data.Dataset,
+    load: Callable[[int], tuple[np.ndarray, Any, float]],
+    places: Callable[[int], range],
+    spec: tf.TensorSpec,
+    asked: tf.TensorSpec | None = None,
+    *,
+    weighs: bool = False,
+    skip: int = 0,
+) -> tf.data.Dataset:
+    """A dataset of the batches with these numbers, loaded a few elements at a time.
+
+    Args:
+        numbers: of the batches.
+        load: from a place to frames or features `(n, ...)`, the target and the weight.
+        places: from the number of a batch to the places of its elements.
+        spec: of the frames or features of a batch `(B, T, ...)`.
+        asked: of the targets; by default one integer each.
+        weighs: whether weights follow the targets.
+        skip: what is added to the lengths.
+    """
+    asked = asked or tf.TensorSpec(spec.shape[:1], tf.int64)
     prefetch = _Prefetch(load, places)
 
     def batch(number):
@@ -289,9 +313,7 @@ def _found(clips, split, class_names):
             f"with a sequence of clips; received {short_repr(split)}."
         )
     found = find_clips(clips) if in_folder else checked_clips("clip_sequences", clips)
-    if class_names is None:
-        names = {clip.class_name for clip in found}
-        class_names = sorted(names, key=lambda name: natural_order(Path(name)))
+    class_names = classes_of(found) if class_names is None else class_names
     check_names("clip_sequences: `class_names`", class_names)
     found = split_clips(found)[split] if split else found
     if not found:
@@ -312,13 +334,19 @@ def _strata(clips) -> list[list[int]]:
     return list(of_class.values())
 
 
-def _number(place, count, seed, strata, balance):
+def number_at(
+    place: int,
+    count: int,
+    seed: int | None,
+    strata: Sequence[Any] = (),
+    balance: float = 0.0,
+) -> int:
     """Which clip stands at a place: the next one, or the next of a shuffled pass.
 
     With a balance sometimes any clip of any class, each class equally likely.
     """
     if balance:
-        rng = _random(seed, _BALANCE, place)
+        rng = random_at(seed, _BALANCE, place)
         if rng.random() < balance:
             numbers = strata[rng.integers(len(strata))]
             return numbers[rng.integers(len(numbers))]
@@ -327,10 +355,10 @@ def _number(place, count, seed, strata, balance):
 
 @functools.lru_cache(maxsize=4)
 def _order(seed, number, count):
-    return _random(seed, _ORDER, number).permutation(count)
+    return random_at(seed, _ORDER, number).permutation(count)
 
 
-def _random(seed, stream, number):
+def random_at(seed: int | None, stream: int, number: int) -> Any:
     """Random numbers of their own for each stream and number of a seed."""
     if seed is None:
         return None
@@ -340,7 +368,7 @@ def _random(seed, stream, number):
 
 def _copy(seed, place, count):
     """Which copy of a clip stands at a place; the first one without a seed."""
-    return 0 if seed is None else int(_random(seed, _COPY, place).integers(count))
+    return 0 if seed is None else int(random_at(seed, _COPY, place).integers(count))
 
 
 def clip_copy(
@@ -368,7 +396,7 @@ def _draws(seed, place):
     """Six numbers for the affine transform, one for the flip, `(7,)` float32 in [-1, 1)."""
     if seed is None:
         return np.zeros(7, np.float32)
-    return 2 * _random(seed, _AFFINE, place).random(7, np.float32) - 1
+    return 2 * random_at(seed, _AFFINE, place).random(7, np.float32) - 1
 
 
 def _cache(folder, form, frames_per_second):

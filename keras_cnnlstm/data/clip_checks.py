@@ -10,12 +10,14 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_cnnlstm.data.captions import TABLE
 from keras_cnnlstm.data.clip_cache import ClipCache, Found, info_of
 from keras_cnnlstm.data.clip_report import ClipReport
 from keras_cnnlstm.data.clips import (
@@ -32,11 +34,15 @@ from keras_cnnlstm.data.clips import (
 from keras_cnnlstm.data.frames import (
     IMAGE_SUFFIXES,
     SIGNATURE,
+    is_hidden,
     is_image,
     natural_order,
     upright_image,
 )
+from keras_cnnlstm.data.labels import labelled_clips, read_labels
+from keras_cnnlstm.data.splits import groups_of, training_splits
 from keras_cnnlstm.data.videos import check_whole
+from keras_cnnlstm.tasks import task_class
 from keras_cnnlstm.utils.environment import Progress, num_cores
 from keras_cnnlstm.utils.validation import as_path, check_instance, check_integer
 
@@ -48,7 +54,12 @@ _NONE = 1e9  # a step over all frames
 
 
 def check_clips(
-    root: str | Path, *, progress: Progress | None = None, workers: int | None = None
+    root: str | Path,
+    *,
+    labels: str | Path | None = None,
+    frame_numbers: bool = False,
+    progress: Progress | None = None,
+    workers: int | None = None,
 ) -> ClipReport:
     """Decodes every frame under a folder of clips, and reports what there is and what is wrong.
 
@@ -57,10 +68,14 @@ def check_clips(
     is empty, a frame that is a broken link, a link that leads out of the folder. Warnings: a clip
     of one frame, frames of different sizes in a clip (each is padded and scaled on its own),
     very large frames, two clips with the same content (frames by their pixels, videos by their
-    bytes), a class of a single clip, and things that are left out: links, files of other types.
+    bytes), and things that are left out: links, files of other types. `for_training` adds what
+    a training needs besides.
 
     Args:
         root: the folder over the classes.
+        labels: a table of labels, as `labels.read_labels` takes it; its clips are checked in place
+            of those in class folders. Each mistake in it is a failure.
+        frame_numbers: as in `labels.read_labels`.
         progress: called after each clip.
         workers: threads, by default one for each core, eight at most. Each has one frame in
             memory at a time.
@@ -76,7 +91,11 @@ def check_clips(
     root = as_path("check_clips: `root`", root)
     if workers is not None:
         check_integer("check_clips: `workers`", workers, 1, 256)
-    clips, problems = scan_clips(root)
+    if labels is None:
+        clips, problems = scan_clips(root)
+    else:
+        table = read_labels(labels, root, frame_numbers=frame_numbers)
+        clips, problems = labelled_clips(table, root)
     found = survey(root, clips, progress=progress, workers=workers)
     return report_of(root, clips, problems, found)
 
@@ -121,11 +140,36 @@ def report_of(
             infos[clip.name] = info
         if digest and first.setdefault(digest, clip) is not clip:
             problems.append(_duplicate(clip, first[digest]))
-    for name, count in Counter(clip.class_name for clip in clips).items():
-        if count == 1:
-            reason = "a single clip, which cannot be both in training and in test"
-            problems.append(Problem(name, None, "few", reason, False))
     return ClipReport(root, clips, infos, problems)
+
+
+def for_training(
+    report: ClipReport,
+    *,
+    groups: str | None = None,
+    skip_broken: bool = False,
+    task: str = "clip",
+) -> ClipReport:
+    """The report, with what else would stop a training: too few classes, clips or groups.
+
+    Args:
+        report: as `check_clips` returns it.
+        groups: as `TrainConfig.groups`.
+        skip_broken: as `TrainConfig.skip_broken`: what cannot be used is left out, and no failure.
+        task: what is asked of the clips, a name in `TASKS`.
+    """
+    clips, problems = report.clips, list(report.problems)
+    if skip_broken:
+        clips, problems = report.usable, [replace(p, fatal=False) for p in problems]
+    try:
+        known = groups_of(report.clips, groups)
+        split, *_ = training_splits(clips, groups=known)
+        if task != "clip" or not (report.root / TABLE).exists():  # captions differ by their words
+            asked: Any = task_class(task, clips=True)
+            asked.for_clips(clips, split.train, length=16)
+    except (ValueError, OSError) as error:
+        problems.append(Problem(".", None, "split", str(error), True))
+    return replace(report, clips=clips, problems=problems)
 
 
 class _Look:
@@ -169,7 +213,7 @@ def _check(root, cache, clip) -> Found:
 def _check_video(clip, root, problems, cache):
     rate = info_of(clip).rate
     look = _decoded(clip, cache)
-    check_whole(clip.path)
+    check_whole(clip.path, look.sizes.total())
     with clip.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
     problems += _odd_sizes(clip, look.sizes)
@@ -190,7 +234,7 @@ def _decoded(clip, cache=None) -> _Look:
 def _check_folder(clip, root, problems, cache):
     entries = sorted(clip.path.iterdir(), key=natural_order)
     files = [path for path in entries if is_image(path)]
-    others = [path for path in entries if path not in set(files) and path.name[0] != "."]
+    others = [path for path in entries if path not in set(files) and not is_hidden(path)]
     for path in others:  # a frame that is gone would make the others follow each other wrongly
         if path.is_symlink() and path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
             reason = f"a symbolic link to {link_target(path)} in place of a frame"

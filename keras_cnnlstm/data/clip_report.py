@@ -96,7 +96,7 @@ class ClipReport:
         for clip in self.clips:
             if clip.name in self.infos:
                 lengths[clip.class_name].append(self.infos[clip.name].frames)
-        rows = [(_printable(name), n, lengths[name]) for name, n in self.classes.items()]
+        rows = [(printable(name), n, lengths[name]) for name, n in self.classes.items()]
         rows.append(("all", len(self.clips), [*chain.from_iterable(lengths.values())]))
         width = min(_CLASS_WIDTH, max(len(name) for name in ["class", *(row[0] for row in rows)]))
         yield f"{'class':{width}} {'clips':>9} {'frames, least':>15} {'median':>9} {'most':>9}"
@@ -123,11 +123,11 @@ def _count(n, one, many=None):
 
 def _wrapped(line):
     indent = " " * (len(line) - len(line.lstrip()) + 4)
-    text = _printable(line)
+    text = printable(line)
     return textwrap.wrap(text, _WIDTH, subsequent_indent=indent, break_on_hyphens=False) or [""]
 
 
-def _printable(text):
+def printable(text: str) -> str:
     """Text that is safe to print: names of files can hold line breaks, commands to a terminal and
     bytes that are no text.
     """

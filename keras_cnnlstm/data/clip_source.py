@@ -19,6 +19,7 @@ from keras_cnnlstm.data.captions import caption_task, captioned, clip_captions
 from keras_cnnlstm.data.clip_batches import clip_copy, clip_sequences
 from keras_cnnlstm.data.clip_cache import ClipCache, read_chosen
 from keras_cnnlstm.data.clip_checks import report_of, shared_signatures, survey
+from keras_cnnlstm.data.clip_report import printable
 from keras_cnnlstm.data.clips import Clip, Problem, find_clips, read_clip, scan_clips
 from keras_cnnlstm.data.digit_batches import described
 from keras_cnnlstm.data.labels import (
@@ -38,10 +39,10 @@ from keras_cnnlstm.data.run_files import (
 )
 from keras_cnnlstm.data.splits import (
     Split,
-    fold_splits,
+    groups_of,
     prescribed_split,
     read_split,
-    split_clips,
+    training_splits,
     write_split,
 )
 from keras_cnnlstm.runtime.memory import available_memory
@@ -54,7 +55,7 @@ from keras_cnnlstm.utils.files import write_text
 _LABELS = "labels.jsonl"  # in a run directory, so that the table may change
 _COPIES = 4  # of each training clip that are encoded, if it is augmented or mirrored
 _HELD = 4096  # clips whose features are in memory
-_CHOOSES, _CALIBRATES, _TESTS = 0.15, 0.07, 0.15  # shares of validation and test
+_CHOOSES, _CALIBRATES = 0.15, 0.07  # shares of the validation
 _SHORT = 0.5  # seconds of work of which nothing is said
 _MOST_DISK = 20_000_000_000  # bytes of decoded clips in the user's cache folder
 _UNEQUAL = 3  # times as many clips of one class as of another are noted
@@ -87,20 +88,19 @@ class ClipSource:
         self._features: Callable[[Clip], np.ndarray] | None = None
         self._skip = 0  # frames of each clip that have no features
         self._cache = decoded_clips(config)
+        clips, problems = folder_clips(config, run)
         speaks = task_class(config.task or "clip", clips=True).output == "tokens"
-        self._captions = clip_captions(config.data) if speaks else None
+        self._captions = clip_captions(config.data, clips) if speaks else None
+        self._strays: list[str] = []
         self.left_out: list[str] = []
         self.leaks: list[str] = []
         self._folds: list[Split] = []
         if run is None:
-            self._survey(config)
+            self._survey(clips, problems)
         else:
             self.left_out = read_left_out(run)
-            if config.labels:
-                clips = read_stored(run / _LABELS, Path(config.data))
-            else:
-                broken = {line.split(": ", 1)[0] for line in self.left_out}
-                clips = [clip for clip in find_clips(config.data) if clip.name not in broken]
+            broken = tuple(self.left_out)
+            clips = [c for c in clips if not any(x.startswith(_left_out(c.name)) for x in broken)]
             self._decide(read_split(run / "split.csv", clips), read_task(run))
 
     def _decide(self, split: Split, known: Any = None) -> None:
@@ -140,21 +140,25 @@ class ClipSource:
         vocabulary = known.vocabulary if known else Vocabulary.of(train)
         return caption_task(captioned(clips, self._captions), length=length, vocabulary=vocabulary)
 
-    def _survey(self, config) -> None:
+    def _survey(self, clips, problems) -> None:
         """Decodes all clips once: refuses or leaves out broken ones, and looks for leaks.
 
         What can be said without decoding is said before.
         """
-        root = Path(config.data)
-        clips, problems = folder_clips(config)
+        config, root = self._config, Path(self._config.data)
         self._leave_out(problems)
-        self._decide(self._divided(clips))
+        groups = groups_of(clips, config.groups)
+        if not config.skip_broken:
+            self._decide(self._divided(clips, groups))
         progress = progress_line(doing="clips")
         found = survey(root, clips, cache=self._cache, progress=progress)
         report = report_of(root, clips, problems, found)
         self._leave_out(report.problems)
-        if self.left_out:
-            self._decide(self._divided(report.usable))
+        if config.skip_broken:
+            self._decide(self._divided(report.usable, groups))
+        for problem in report.problems:
+            place = "" if problem.place == "." else f"{problem.place}/"
+            self._strays += [f"{place}{name}" for name in problem.files]
         signatures = {clip: each.signatures for clip, each in zip(clips, found, strict=True)}
         self.leaks = [
             f"{shared.clip.name} frame {shared.frame} ({shared.part}) is "
@@ -162,22 +166,19 @@ class ClipSource:
             for shared in shared_signatures(self._apart(), signatures)
         ]
 
-    def _divided(self, clips) -> Split:
+    def _divided(self, clips, groups) -> Split:
         """The split of the clips; of folds the first one.
 
         Fewer clips validate where that chooses no epoch, and only calibrates.
         """
         config = self._config
-        if prescribed := prescribed_split(clips):
+        if prescribed_split(clips):
             self._check_prescribed()
-            return prescribed
         share = _CHOOSES if config.keep == "best" or config.patience else _CALIBRATES
-        if not config.folds:
-            shares = (1 - share - _TESTS, share, _TESTS)
-            return split_clips(clips, groups=config.groups, shares=shares)
-        options: dict[str, Any] = {"groups": config.groups, "validation": share}
-        self._folds = fold_splits(clips, config.folds, seed=config.seed, **options)
-        return self._folds[0]
+        options: dict[str, Any] = {"groups": groups, "validation": share}
+        splits = training_splits(clips, folds=config.folds, seed=config.seed, **options)
+        self._folds = splits if config.folds else []
+        return splits[0]
 
     def _check_prescribed(self):
         """Refuses options that divide clips which are divided already."""
@@ -191,7 +192,14 @@ class ClipSource:
     def _leave_out(self, problems) -> None:
         """Refuses clips that cannot be read, or lists them."""
         config = self._config
-        self.left_out = [f"{p.clip or p.place}: {p.reason}" for p in problems if p.fatal]
+        reasons: dict[str, list[str]] = {}
+        for problem in problems:
+            if problem.fatal:
+                reasons.setdefault(problem.clip or problem.place, []).append(problem.reason)
+        self.left_out = [
+            _left_out(name, first, *(f"and {len(others)} more" for _ in others[:1]))
+            for name, (first, *others) in reasons.items()
+        ]
         if self.left_out and not config.skip_broken:
             first = "; ".join(self.left_out[:3])
             raise ValueError(
@@ -214,6 +222,9 @@ class ClipSource:
         parts = (f"{len(clips):,} {name}" for name, clips in self._apart().items())
         count, of = len(self.task.output_names), self.task.outputs_name
         text = f"{self._config.data}: {count} {of}, clips: {', '.join(parts)}"
+        if strays := self._strays:
+            names = ", ".join(strays[:_TOLD]) + (", ..." if len(strays) > _TOLD else "")
+            text += f"; left out: {len(strays):,} other files ({printable(names)})"
         counts = Counter(clip.class_name for part in self.split.values() for clip in part)
         (most, many), (least, few) = (counts.most_common()[place] for place in (0, -1))
         if many >= _UNEQUAL * few and self.task.classifies and not self.task.per_step:
@@ -337,7 +348,8 @@ class ClipSource:
         """
         write_split(path / "split.csv", self.split)
         if self._config.labels:
-            write_labels(path / _LABELS, (clip for part in self.split.values() for clip in part))
+            clips = (clip for part in self.split.values() for clip in part)
+            write_labels(path / _LABELS, clips, Path(self._config.data))
         save_task(path, self._config, self.task)
         self.save_lists(path)
         height, width, channels = self.frame_shape
@@ -352,8 +364,10 @@ class ClipSource:
                 write_text(path / LISTS[what], "".join(f"{line}\n" for line in found))
 
 
-def folder_clips(config: TrainConfig) -> tuple[list[Clip], list[Problem]]:
+def folder_clips(config: TrainConfig, run: Path | None = None) -> tuple[list[Clip], list[Problem]]:
     """The clips that the options name, by folder or by table, and what is wrong around them.
+
+    Of a run that has labels these, since the table may have changed.
 
     Raises:
         FileNotFoundError: if there is no such folder or table.
@@ -362,7 +376,10 @@ def folder_clips(config: TrainConfig) -> tuple[list[Clip], list[Problem]]:
     root = Path(config.data)
     if config.labels is None:
         return scan_clips(root)
+    if run is not None:
+        return read_stored(run / _LABELS, root), []
     table = read_labels(config.labels, root, frame_numbers=config.frame_numbers)
+    table.check()
     asked = config.task or "clip"
     if TASK_OF[table.type] != asked:
         raise ValueError(
@@ -370,6 +387,11 @@ def folder_clips(config: TrainConfig) -> tuple[list[Clip], list[Problem]]:
             f"{asked}."
         )
     return labelled_clips(table, root)
+
+
+def _left_out(name, *reasons) -> str:
+    """The line of a clip, or a folder, that is left out."""
+    return printable(f"{name}: {'; '.join(reasons)}")
 
 
 def folder_tests(

@@ -12,8 +12,10 @@ import errno
 import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ from keras_cnnlstm.data.frames import (
     checked_size,
     fit_image,
     frame_files,
+    is_hidden,
     is_image,
     load_frames,
     natural_order,
@@ -69,7 +72,8 @@ class Clip:
     Attributes:
         path: the folder of frames, or the video file.
         class_name: what the sequence shows; of clips with other labels, what a split balances.
-        name: "class/clip", relative to the root, with `/` on every system; unique in it.
+        name: "class/clip", relative to the root, with `/` on every system; unique in it. Both names
+            are as `as_name` makes them, in whichever encoding the system has them.
         label: what a table of labels says of it; `None` where there is no table.
     """
 
@@ -91,10 +95,11 @@ class Problem:
     Attributes:
         place: the clip's name, or the path of the file or folder, relative to the root, with `/`.
         clip: name of the clip that has it; `None` if it is in none.
-        type: "unreadable", "empty", "link", "stray", "one frame", "sizes", "large", "duplicate" or
-            "few".
+        type: "label", "unreadable", "empty", "link", "name", "stray", "one frame", "sizes",
+            "large", "duplicate" or "split".
         reason: what is wrong, in a sentence.
         fatal: whether the clip, or the folder, cannot be used as it is.
+        files: names of the files that are left out, of type "stray".
     """
 
     place: str
@@ -102,13 +107,15 @@ class Problem:
     type: str
     reason: str
     fatal: bool
+    files: list[str] = field(default_factory=list)
 
 
 def find_clips(root: str | Path) -> list[Clip]:
     """All clips under a folder.
 
     Each folder in `root` is a class, each folder in a class is a clip of frames, and each video
-    in a class is a clip. Hidden files and folders and files of other types are left out. Symbolic
+    in a class is a clip. Files of other types are left out, and hidden files and folders and those
+    that systems leave (`__MACOSX`, `@eaDir`, `Thumbs.db`, `desktop.ini`). Symbolic
     links are not followed: a link that stays inside `root` is left out, since its target is there
     anyway, and a link that leads out of it is refused. The content of the clips is not read.
 
@@ -143,7 +150,7 @@ def scan_clips(root: Path) -> tuple[list[Clip], list[Problem]]:
     problems: list[Problem] = []
     classes, strays = _entries(root, root, problems)
     for folder in classes:
-        name = folder.name
+        name = name_of(folder)
         try:
             folders, files = _entries(folder, root, problems)
         except OSError as error:
@@ -151,7 +158,7 @@ def scan_clips(root: Path) -> tuple[list[Clip], list[Problem]]:
             continue
         videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
         paths = sorted(folders + videos, key=natural_order)
-        clips += [Clip(path, name, f"{name}/{path.name}") for path in paths]
+        clips += [Clip(path, name, f"{name}/{name_of(path)}") for path in paths]
         others = [path for path in files if path not in set(videos)]
         if not paths:
             reason = f"expected folders of frames or videos ({', '.join(VIDEO_SUFFIXES)})"
@@ -169,13 +176,57 @@ def scan_clips(root: Path) -> tuple[list[Clip], list[Problem]]:
     return clips, problems
 
 
+def search_clips(root: Path, is_video: Callable[[Path], bool]) -> list[Path]:
+    """The clips in a folder, and in the class folders in it if there are any.
+
+    Args:
+        root: a folder. With image files in it, and no clips, it is a clip itself.
+        is_video: whether a file is a clip. In `root` itself no image file is one.
+
+    Returns:
+        Videos and folders of image files, in natural order; also each folder in which there is
+        neither, since reading it says so.
+
+    Raises:
+        ValueError: if image files lie beside clips, or a symbolic link leads out of `root`.
+    """
+    return _search(root, root, is_video, 2)
+
+
+def _search(folder, root, is_video, depth) -> list[Path]:
+    if not depth:
+        return [folder]
+    problems: list[Problem] = []
+    folders, files = _entries(folder, root, problems)
+    for problem in problems:
+        if problem.fatal:
+            raise ValueError(f"{root / problem.place}: {problem.reason}.")
+    images = [path for path in files if is_image(path) and (folder == root or not is_video(path))]
+    videos = [path for path in files if is_video(path) and path not in images]
+    found: list[Path] = []
+    for path in sorted(folders + videos, key=natural_order):
+        found += [path] if path in videos else _search(path, root, is_video, depth - 1)
+    if not images:
+        return found or [folder]
+    for path in found:
+        if path in videos or any(map(is_image, path.glob("*"))):
+            raise ValueError(
+                f"{folder}: expected either image files, the frames of one clip, or clips; found "
+                f"{images[0].name} beside {path.relative_to(folder)}. Move one of them elsewhere, "
+                "or list the clips in a table."
+            )
+    return [folder]
+
+
 def _entries(folder, root, problems) -> tuple[list[Path], list[Path]]:
-    """Folders, and other files, in natural order; adds symbolic links to the problems."""
+    """Folders, and other files, in natural order; adds what is neither to the problems."""
     folders: list[Path] = []
     files: list[Path] = []
+    names: set[str] = set()
     top = os.path.realpath(root)
     for path in sorted(folder.iterdir(), key=natural_order):
-        if path.name.startswith("."):
+        place = path.relative_to(root).as_posix()
+        if is_hidden(path):
             continue
         if path.is_symlink():
             target = os.path.realpath(path)
@@ -185,11 +236,33 @@ def _entries(folder, root, problems) -> tuple[list[Path], list[Path]]:
                 reason += f"it leads out of the folder of clips, to {target}. Put the clips into it"
             else:
                 reason += "not followed"
-            place = path.relative_to(root).as_posix()
             problems.append(Problem(place, None, "link", reason, leaves))
+        elif name_of(path) in names:
+            reason = "the name of another one, in another encoding (NFC, NFD, Latin-1). Rename it"
+            problems.append(Problem(place, None, "name", reason, True))
+        elif path.suffix.lower() in VIDEO_SUFFIXES and not (path.is_file() or path.is_dir()):
+            reason = "expected a regular file; found a pipe or a device. Remove it"
+            problems.append(Problem(place, None, "unreadable", reason, True))
         else:
             (folders if path.is_dir() else files).append(path)
+            names.add(name_of(path))
     return folders, files
+
+
+def name_of(path: Path) -> str:
+    """The name of a file or folder as text, by `as_name`."""
+    return as_name(path.name)
+
+
+def as_name(text: str) -> str:
+    """Text in the Unicode form NFC, where macOS writes NFD; of bytes not in UTF-8 as Latin-1."""
+    text = re.sub("[\udc80-\udcff]", lambda match: chr(ord(match[0]) - 0xDC00), text)
+    return unicodedata.normalize("NFC", text)
+
+
+def class_names(clips: Iterable[Clip]) -> tuple[str, ...]:
+    """The classes of clips in natural order."""
+    return tuple(sorted({clip.class_name for clip in clips}, key=lambda n: natural_order(Path(n))))
 
 
 def link_target(path: Path) -> str:
@@ -206,7 +279,8 @@ def stray_files(place: str, clip: str | None, paths: Sequence[Path]) -> Iterator
     if paths:
         names = ", ".join(path.name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
         reason = f"no frame and no clip, so left out: {names} ({len(paths)})"
-        yield Problem(place, clip, "stray", reason, False)
+        files = [path.name for path in paths]
+        yield Problem(place, clip, "stray", reason, False, files)
 
 
 def checked_clips(function: str, clips: Iterable[Clip]) -> list[Clip]:

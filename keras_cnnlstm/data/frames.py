@@ -137,9 +137,20 @@ def frame_files(folder: str | Path) -> list[Path]:
 
 def is_image(path: Path) -> bool:
     """Whether a path is a frame: a file with the ending of an image that is not hidden."""
-    return (
-        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path) and path.is_file()
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file or folder is hidden, or one that systems leave in folders of pictures."""
+    return path.name.startswith(".") or path.name.lower() in _LEFT_BY_SYSTEMS
+
+
+_LEFT_BY_SYSTEMS = {"__macosx", "@eadir", "desktop.ini", "thumbs.db"}
+
+
+def what_is_at(path: Path) -> str:
+    """What is at a path where there is no regular file, for an error."""
+    return "a folder" if path.is_dir() else "no regular file" if path.exists() else "nothing"
 
 
 @contextlib.contextmanager
@@ -148,8 +159,7 @@ def opened_image(path: Path) -> Iterator["PillowImage"]:
     from PIL import Image
 
     if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise FileNotFoundError(f"{path}: expected an image file; found {found}.")
+        raise FileNotFoundError(f"{path}: expected an image file; found {what_is_at(path)}.")
     with _one_error(path):
         file = Image.open(path, formats=_FORMATS)
     with file:

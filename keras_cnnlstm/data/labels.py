@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from keras_cnnlstm.data.clips import Clip, Problem
+from keras_cnnlstm.data.clips import Clip, Problem, as_name
 from keras_cnnlstm.data.videos import VIDEO_SUFFIXES
 from keras_cnnlstm.utils.validation import as_path, short_repr
 
@@ -57,6 +57,7 @@ _PARTS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _LARGEST = 100_000_000  # bytes of a table
+_FEWEST = 3  # groups of a stratum, one for each part of a split
 _SHOWN = 5  # problems that an error shows
 
 
@@ -160,29 +161,40 @@ def table_task(path: str | Path) -> str:
 
 
 def labelled_clips(table: LabelTable, root: str | Path) -> tuple[list[Clip], list[Problem]]:
-    """The clips of a table with their labels, and a note on clips on disk that it does not name.
+    """The clips of a table with their labels, and what is wrong in it.
 
     A clip's `class_name` is its class. Of other labels it is what the split balances: the rarest of
     its labels, or the quarter in which its first number lies.
 
-    Raises:
-        ValueError: if something is wrong in the table.
+    Returns:
+        The clips, in the order of their names; the problems of the table, and a note on clips on
+        disk that it does not name.
     """
-    table.check()
     root = as_path("labelled_clips: `root`", root)
     strata = _strata(table)
     clips = [
-        Clip(root / name, strata[name], name, label=label) for name, label in table.labels.items()
+        Clip(root / name, strata[name], as_name(name), label=label)
+        for name, label in table.labels.items()
     ]
-    return sorted(clips, key=lambda clip: clip.name), _unnamed(table, root)
+    problems = [
+        Problem(table.path.name, None, "label", text.removeprefix(f"{table.path}: ")[:-1], True)
+        for text in table.problems
+    ]
+    return sorted(clips, key=lambda clip: clip.name), problems + _unnamed(table, root)
 
 
-def write_labels(path: Path, clips: Iterable[Clip]) -> None:
-    """Writes the labels of clips as JSON lines that `read_stored` reads back."""
+def write_labels(path: Path, clips: Iterable[Clip], root: Path) -> None:
+    """Writes the labels of clips below a folder as JSON lines that `read_stored` reads back."""
     from keras_cnnlstm.utils.files import write_text
 
     lines = [
-        json.dumps({"clip": clip.name, "class": clip.class_name, **vars(clip.label or Label())})
+        json.dumps(
+            {
+                "clip": clip.path.relative_to(root).as_posix(),
+                "class": clip.class_name,
+                **vars(clip.label or Label()),
+            }
+        )
         for clip in clips
     ]
     write_text(path, "".join(f"{line}\n" for line in lines))
@@ -202,7 +214,9 @@ def read_stored(path: Path, root: Path) -> list[Clip]:
             row["segments"] = tuple(Segment(*each) for each in row["segments"])
             row["values"] = tuple((str(key), float(number)) for key, number in row["values"])
             lists = {"classes": tuple(row["classes"])}
-            clips.append(Clip(root / name, class_name, name, label=Label(**{**row, **lists})))
+            clips.append(
+                Clip(root / name, class_name, as_name(name), label=Label(**{**row, **lists}))
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path}: expected the labels of a clip on line {number}; received "
@@ -528,10 +542,24 @@ def _strata(table) -> dict[str, str]:
         for name, label in labels.items()
     }
     count = {one: sum(one in names for names in held.values()) for one in table.class_names}
-    return {
+    rarest = {
         name: min(names, key=lambda one: (count[one], one)) if names else "no label"
         for name, names in held.items()
     }
+    return _merged(rarest, labels)
+
+
+def _merged(strata, labels) -> dict[str, str]:
+    """The strata, those that are too small for each part of a split put together."""
+    groups: dict[str, set[str]] = {}
+    for name, stratum in strata.items():
+        groups.setdefault(stratum, set()).add(labels[name].group or name)
+    small = {stratum for stratum, members in groups.items() if len(members) < _FEWEST}
+    together = {member for stratum in small for member in groups[stratum]}
+    other = "other labels"
+    if len(together) < _FEWEST:  # even so too small: they go to the largest one
+        other = max(groups, key=lambda stratum: (len(groups[stratum]), stratum))
+    return {name: other if stratum in small else stratum for name, stratum in strata.items()}
 
 
 def _unnamed(table, root) -> list[Problem]:

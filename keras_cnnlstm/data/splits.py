@@ -6,6 +6,7 @@ This module knows names of clips only; it opens none of them.
 """
 
 import csv
+import io
 import itertools
 import re
 import warnings
@@ -15,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import regex
 
-from keras_cnnlstm.data.clips import Clip, checked_clips, find_clips
+from keras_cnnlstm.data.clips import Clip, as_name, checked_clips, find_clips
 from keras_cnnlstm.utils.files import replacing
 from keras_cnnlstm.utils.validation import (
     as_array,
@@ -65,7 +67,7 @@ def split_clips(
     clips: Iterable[Clip],
     *,
     shares: Sequence[float] = (0.7, 0.15, 0.15),
-    groups: str | Path | re.Pattern | None = None,
+    groups: str | Path | re.Pattern | Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> Split:
     """Divides clips into training, validation and test, whole groups at a time.
@@ -88,7 +90,8 @@ def split_clips(
             video): its first group, or else the whole match, names the clip's group. The pattern
             `r"^(.+?)_"` takes the text before the first underscore. A path, or text that ends
             in ".csv": a file with the columns `clip` ("class/clip", videos with or without ending)
-            and `group` and a line for each clip. The same group in several classes is one group.
+            and `group` and a line for each clip. A mapping: the group of each clip by its name.
+            The same group in several classes is one group.
         seed: an integer, 0 or more; another one gives another split.
 
     Returns:
@@ -114,16 +117,58 @@ def prescribed_split(clips: Iterable[Clip]) -> Split | None:
     """The split that a table of labels prescribes for its clips; `None` if it does not."""
     clips = sorted(checked_clips("prescribed_split", clips), key=lambda clip: clip.name)
     part_of = {clip.name: clip.label.split if clip.label else None for clip in clips}
-    if not any(part_of.values()):
-        return None
-    return _split(clips, part_of, _groups(clips, None))
+    return _split(clips, part_of, groups_of(clips, None)) if any(part_of.values()) else None
+
+
+def training_splits(
+    clips: Iterable[Clip],
+    *,
+    groups: str | Path | re.Pattern | Mapping[str, str] | None,
+    validation: float = 0.15,
+    folds: int | None = None,
+    seed: int = 0,
+) -> list[Split]:
+    """The split that a training uses, or those of its folds; each part has clips.
+
+    Args:
+        clips: as in `split_clips`. Where a table prescribes their split, it is taken; if it names
+            no clips for validation, some of those for training validate.
+        groups: as in `split_clips`.
+        validation: share of the clips that validate.
+        folds: as in `fold_splits`; `None` for one split, of which 0.15 of the clips test.
+        seed: of the folds.
+
+    Raises:
+        FileNotFoundError: if there is no such file of groups.
+        ValueError: if the clips cannot be divided so.
+    """
+    clips = list(clips)
+    if prescribed := prescribed_split(clips):
+        splits = [prescribed if prescribed.validation else _validated(prescribed, validation)]
+    elif folds:
+        splits = fold_splits(clips, folds, groups=groups, seed=seed, validation=validation)
+    else:
+        shares = (0.85 - validation, validation, 0.15)
+        splits = [split_clips(clips, groups=groups, shares=shares)]
+    if not all(split.validation for split in splits):
+        raise ValueError(
+            "split: a class must have three groups or more, so that clips remain for validation "
+            "besides training and test; received two of each. Record more, or give finer groups."
+        )
+    return splits
+
+
+def _validated(split, share) -> Split:
+    """A split without a validation part, with one that is taken from training."""
+    inner = split_clips(split.train, groups=split.groups, shares=(1 - share, 0, share))
+    return Split(inner.train, inner.test, split.test, groups=split.groups)
 
 
 def fold_splits(
     clips: Iterable[Clip],
     folds: int,
     *,
-    groups: str | Path | re.Pattern | None = None,
+    groups: str | Path | re.Pattern | Mapping[str, str] | None = None,
     seed: int = 0,
     validation: float = 0.15,
 ) -> list[Split]:
@@ -188,7 +233,7 @@ def _counted(function, clips, groups) -> _Table:
         raise ValueError(
             f"{function}: `clips` must have different names; received {_some(twice)} twice."
         )
-    group_of = _groups(clips, groups)
+    group_of = groups_of(clips, groups)
     names, rows = np.unique([group_of[clip.name] for clip in clips], return_inverse=True)
     classes, columns = np.unique([clip.class_name for clip in clips], return_inverse=True)
     counts = np.zeros((len(names), len(classes)), np.int64)
@@ -239,7 +284,7 @@ def read_split(path: str | Path, clips: Iterable[Clip] | str | Path) -> Split:
         found = find_clips(clips)
     else:
         found = checked_clips("read_split", clips)
-    by_name = {clip.name: clip for clip in found}
+    by_name = {_key(clip.name): clip for clip in found}
     _check_rows(path, rows)
     if missing := [name for name in rows if name not in by_name]:
         raise FileNotFoundError(
@@ -253,7 +298,7 @@ def read_split(path: str | Path, clips: Iterable[Clip] | str | Path) -> Split:
             stacklevel=2,
         )
     listed = sorted((by_name[name] for name in rows), key=lambda clip: clip.name)
-    groups, parts = ({name: row[i] for name, row in rows.items()} for i in range(2))
+    groups, parts = ({by_name[n].name: row[i] for n, row in rows.items()} for i in range(2))
     return _split(listed, parts, groups)
 
 
@@ -264,16 +309,23 @@ def _split(clips, part_of, group_of):
     return Split(train, validation, test, groups=group_of)
 
 
-def _groups(clips, groups) -> dict[str, str]:
-    """The group of each clip, by the clip's name."""
+def groups_of(
+    clips: Sequence[Clip], groups: str | Path | re.Pattern | Mapping[str, str] | None
+) -> Mapping[str, str]:
+    """The group of each clip, by the clip's name; `groups` and errors as in `split_clips`."""
     if groups is None:
         return {clip.name: (clip.label and clip.label.group) or clip.name for clip in clips}
+    if isinstance(groups, Mapping):
+        return {clip.name: groups[clip.name] for clip in clips}
     if isinstance(groups, Path) or (isinstance(groups, str) and groups.lower().endswith(".csv")):
         return read_column(Path(groups), "group", clips)
     try:
-        pattern = re.compile(groups)
+        if isinstance(groups, re.Pattern):
+            letters = "".join(x for x in "aimsx" if groups.flags & re.RegexFlag[x.upper()])
+            groups = f"(?{letters}){groups.pattern}" if letters else groups.pattern
+        pattern = regex.compile(groups)
         pattern.search("")  # a pattern of bytes compiles too
-    except (re.error, TypeError, OverflowError, RecursionError) as error:
+    except (regex.error, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(
             "split_clips: `groups` must be a regular expression, or the path of a .csv file; "
             f"received {short_repr(groups)} ({error})."
@@ -281,9 +333,19 @@ def _groups(clips, groups) -> dict[str, str]:
     return {clip.name: _matched_group(clip, pattern) for clip in clips}
 
 
+_PATIENCE = 2  # seconds for one name: patterns such as (a+)+b take for ever on some
+
+
 def _matched_group(clip, pattern):
     name = _short_name(clip).removeprefix(f"{clip.class_name}/")
-    match = pattern.search(name)
+    try:
+        match = pattern.search(name, timeout=_PATIENCE)
+    except TimeoutError as error:
+        raise ValueError(
+            f"split_clips: `groups` must match each clip's name within {_PATIENCE} s; received "
+            f"{short_repr(pattern.pattern)}, which tries too many ways on {name!r}. Give a simpler "
+            "pattern, or a .csv file."
+        ) from error
     group = match and (match[1] if pattern.groups else match[0])
     if not group:
         raise ValueError(
@@ -302,7 +364,8 @@ def read_column(path: Path, column: str, clips: Sequence[Clip]) -> dict[str, str
         clips: all clips. The file may list a video without its ending.
     """
     rows = {name: value for name, (value,) in _read_rows(path, ("clip", column)).items()}
-    keys = {clip.name: clip.name if clip.name in rows else _short_name(clip) for clip in clips}
+    names = {clip.name: (_key(clip.name), _key(_short_name(clip))) for clip in clips}
+    keys = {name: full if full in rows else short for name, (full, short) in names.items()}
     if missing := [name for name, key in keys.items() if key not in rows]:
         raise ValueError(
             f"{path}: expected a {column} for each clip; {_some(missing)} missing. Add a line "
@@ -328,17 +391,18 @@ def _read_rows(path, columns) -> dict[str, tuple[str, ...]]:
         raise ValueError(f"{path}: expected a CSV file; found something else.")
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            lines = list(csv.DictReader(file, strict=True))
+            lines = _table(file.read())
     except (OSError, csv.Error) as error:
         raise ValueError(f"{path}: expected a CSV file; {error}.") from error
     rows: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(lines, start=2):
-        first, *others = (line.get(column) or "" for column in columns)
+        first, *others = ((line.get(column) or "").strip() for column in columns)
         if not first or not all(others):
             raise ValueError(
                 f"{path}: expected columns {','.join(columns)}, all of them filled in; row "
                 f"{number} is {short_repr(','.join(map(str, line.values())))}."
             )
+        first = _key(first)
         if first in rows:
             raise ValueError(
                 f"{path}: expected one line for each clip; {short_repr(first)} has two."
@@ -347,6 +411,20 @@ def _read_rows(path, columns) -> dict[str, tuple[str, ...]]:
     if not rows:
         raise ValueError(f"{path}: expected columns {','.join(columns)}; there are no lines.")
     return rows
+
+
+def _key(name):
+    """The name of a clip as it is looked up: tables have no spaces around it, and UTF-8."""
+    return as_name(name).strip()
+
+
+def _table(text) -> list[dict[str, str]]:
+    """The lines of CSV as programs write it: commas or others, capitals and spaces in the head."""
+    head = text.split("\n", 1)[0]
+    mark = max(",;\t", key=head.count)
+    reader = csv.reader(io.StringIO(text, ""), strict=True, delimiter=mark, skipinitialspace=True)
+    names = [name.strip().lower() for name in next(reader, [])]
+    return [dict(zip(names, line, strict=False)) for line in reader if line]
 
 
 def _check_rows(path, rows):

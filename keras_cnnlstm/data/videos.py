@@ -7,6 +7,7 @@ files; `clips` knows folders of them. PyAV comes with the extra `video`; GIF doe
 import contextlib
 import functools
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -27,6 +28,7 @@ from keras_cnnlstm.data.frames import (
     opened_image,
     scaled_size,
     signature,
+    what_is_at,
 )
 from keras_cnnlstm.utils.environment import required
 from keras_cnnlstm.utils.files import replacing
@@ -77,13 +79,16 @@ def probe_video(path: str | Path, *, decode: bool = False) -> ClipInfo:
     path = as_path("probe_video: `path`", path)
     info = (_probe_gif if _is_gif(path) else _probe_packets)(path, decode)
     if decode:
-        check_whole(path)
+        check_whole(path, info.frames)
     return info
 
 
-def check_whole(path: Path) -> None:
-    """Refuses a video whose file ends before its container says; decoders may not notice it."""
-    if _is_cut_off(path):
+def check_whole(path: Path, frames: int) -> None:
+    """Refuses a video whose file ends before its container says; decoders may not notice it.
+
+    Unless as many frames were decoded as the container names: then only what follows is missing.
+    """
+    if _is_cut_off(path) and not 0 < _named_frames(path) <= frames:
         raise ValueError(
             f"{path}: expected a whole video; the file is truncated. Was it cut off while it was "
             "copied or recorded?"
@@ -286,22 +291,23 @@ def _opened_video(path: Path) -> Iterator[tuple[Any, Any]]:
     """An open container and its video stream; every sign of damage becomes a `ValueError`."""
     av = required("av", extra="video")
     if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise FileNotFoundError(f"{path}: expected a video file; found {found}.")
+        raise FileNotFoundError(f"{path}: expected a video file; found {what_is_at(path)}.")
     try:
         # Absolute, because "a:b.mp4" would be read as a protocol and an address.
         with av.open(
             os.path.abspath(path), metadata_errors="replace", options={"format_whitelist": _FORMATS}
         ) as container:
-            yield container, _video_stream(path, container)
+            yield container, _video_stream(av, path, container)
     except av.FFmpegError as error:
         raise _damaged(path, f"{type(error).__name__}: {error.strerror}") from error
 
 
-def _video_stream(path, container):
-    if not container.streams.video:
-        raise ValueError(f"{path}: expected a video; found a file without pictures.")
-    stream = container.streams.video[0]
+def _video_stream(av, path, container):
+    cover = av.stream.Disposition.attached_pic  # of a piece of music
+    streams = [one for one in container.streams.video if not one.disposition & cover]
+    if not streams:
+        raise ValueError(f"{path}: expected a video; found a file without moving pictures.")
+    stream = streams[0]
     if stream.codec_context is None:
         raise _damaged(path, "no decoder is known for it")
     check_pixels(path, stream.codec_context.width, stream.codec_context.height)
@@ -327,12 +333,13 @@ def _images(path, chosen, image_size=None, fit="stretch", observe=None) -> Itera
 def _frames(path, container, stream):
     """All frames in order; an error at the end if some of them were not decoded."""
     packets = frames = 0
+    decode = _decoder(stream)
     for packet in container.demux(stream):
-        packets += _holds_frame(path, packet)
-        for frame in _decoded(path, packet):
+        packets += _holds_frame(path, packet) and packet.size > _hidden(stream)
+        for frame in _decoded(path, packet, decode):
             frames += 1
             yield frame
-    if frames < packets and not _has_hidden_frames(stream):
+    if frames < packets:
         raise _damaged(path, f"{packets - frames} of its {packets} frames cannot be decoded")
 
 
@@ -342,14 +349,27 @@ def _holds_frame(path, packet):
     return packet.size > 0 and not packet.is_discard  # the last packet is always an empty one
 
 
-def _has_hidden_frames(stream):
-    """Whether packets may hold frames that are never shown, so that only decoding counts them."""
-    return stream.codec_context.name == "vp8"
+def _hidden(stream):
+    """Bytes up to which a packet may hold no frame to show, so that only decoding counts them.
+
+    VP8 has frames that only others refer to, of any size; MPEG-4 pictures that are "not coded".
+    """
+    return {"vp8": math.inf, "mpeg4": 19}.get(stream.codec_context.name, 0)
 
 
-def _decoded(path, packet):
+def _decoder(stream):
+    """A function from a packet to frames; the usual decoders of WebM leave out transparency."""
+    name = stream.codec_context.name
+    if stream.metadata.get("alpha_mode") != "1" or name not in ("vp8", "vp9"):
+        return stream.codec_context.decode
+    from av import CodecContext
+
+    return CodecContext.create("libvpx" if name == "vp8" else "libvpx-vp9", "r").decode
+
+
+def _decoded(path, packet, decode):
     """The frames that a packet completes."""
-    for frame in packet.decode():
+    for frame in decode(packet):
         if frame.is_corrupt:
             raise _damaged(path, "a frame of it is damaged")
         check_pixels(path, frame.width, frame.height)  # a film may grow
@@ -384,6 +404,8 @@ class _Shown:
         self._frame, self._matrix = frame, _matrix(frame)
         self._stretched = frame.height, max(1, width)
         self._straight = self._matrix in _TURNS  # by a multiple of 90 degrees
+        pixels = frame.format
+        self._transparent = pixels.has_palette or any(part.is_alpha for part in pixels.components)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -392,7 +414,8 @@ class _Shown:
 
     def upright(self) -> "PillowImage":
         """In its own size, but for pixels that are not square."""
-        image, (height, width) = self._frame.to_image(), self._stretched
+        (height, width), frame = self._stretched, self._frame
+        image = _with_alpha(frame) if self._transparent else frame.to_image()
         if image.size != (width, height):
             image = image.resize((width, height))
         return self._turned(image)
@@ -402,7 +425,8 @@ class _Shown:
         from PIL import Image
 
         frame, size = self._frame, self._swapped(scaled_size(self.size, image_size, fit))
-        if not self._straight or size[0] >= frame.height or size[1] >= frame.width:
+        smaller = size[0] < frame.height and size[1] < frame.width
+        if self._transparent or not self._straight or not smaller:
             return self.upright()  # Pillow scales it
         rgb = convert(frame, height=size[0], width=size[1]).to_ndarray()
         return self._turned(Image.fromarray(rgb))
@@ -417,6 +441,13 @@ class _Shown:
             return image.rotate(self._frame.rotation, expand=True)
         turn = _TURNS[self._matrix]
         return image if turn is None else image.transpose(Transpose[turn])
+
+
+def _with_alpha(frame) -> "PillowImage":
+    from PIL import Image
+
+    # FFmpeg's way from yuva420p to rgba leaves alpha unset at the end of rows of some widths.
+    return Image.fromarray(frame.to_ndarray(format="gbrap"))
 
 
 def _scaler(image_size, fit) -> Callable[[_Shown], "PillowImage"]:
@@ -445,7 +476,7 @@ def _matrix(frame) -> tuple[float, ...]:
 
 def _probe_packets(path, decode):
     with _opened_video(path) as (container, stream):
-        if decode or _has_hidden_frames(stream):
+        if decode or _hidden(stream):
             first, count = _count_frames(path, container, stream)
         else:
             first, count = _count_packets(path, container, stream)
@@ -463,11 +494,11 @@ def _count_frames(path, container, stream):
 
 
 def _count_packets(path, container, stream):
-    first, count = None, 0
+    first, count, decode = None, 0, _decoder(stream)
     for packet in container.demux(stream):
         count += _holds_frame(path, packet)
         if first is None:
-            first = next(_decoded(path, packet), None)
+            first = next(_decoded(path, packet, decode), None)
     return first, count
 
 
@@ -513,21 +544,50 @@ def _encode(path, frames, rate, codec, pixel_format, options):
         container.mux(stream.encode(None))
 
 
+def _named_frames(path) -> int:
+    """How many frames a container says it has; 0 if it does not say so."""
+    if _is_gif(path):
+        return 0
+    with _opened_video(path) as (_, stream):
+        return stream.frames
+
+
 def _is_cut_off(path: Path) -> bool:
     """Whether a file ends before its container says; decoders do not always notice it."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
         if start.startswith(b"GIF8"):
-            file.seek(max(size - 1024, 0))
-            return not file.read().rstrip(b"\0").endswith(b";")  # zeros may follow
-        if start.startswith(b"RIFF"):  # AVI
+            end = _end_of_gif(file)
+        elif start.startswith(b"RIFF"):  # AVI
             end = 8 + int.from_bytes(start[4:], "little")
         elif start.startswith(b"\x1aE\xdf\xa3"):  # Matroska and WebM
             end = _end_of_segment(file, size)
         else:
             end = _end_of_boxes(file, size)
     return size < end
+
+
+def _end_of_gif(file):
+    """Where the last block of a GIF ends; the mark of the end after it may be missing."""
+    file.seek(10)
+    file.seek(13 + _colours(file.read(1)))
+    while block := file.read(1):
+        if block == b",":  # a frame: place, size, colours, and the depth of its codes
+            file.seek(_colours(file.read(9)[8:]) + 1, 1)
+        elif block == b"!":  # an extension: its type
+            file.seek(1, 1)
+        else:  # the mark of the end
+            break
+        while (length := file.read(1)) > b"\0":
+            file.seek(length[0], 1)
+        file.seek(not length, 1)  # past the end of a file that is cut off
+    return file.tell()
+
+
+def _colours(flags):
+    """Bytes of the table of colours that these flags tell of."""
+    return 3 << 1 + (flags[0] & 7) if flags and flags[0] & 128 else 0
 
 
 def _end_of_segment(file, size):

@@ -126,7 +126,9 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
 def _free_port(host, port):
     """A port to listen at, found before the model is loaded."""
     if not isinstance(host, str) or not host or "\0" in host:
-        raise ValueError(f"host: expected a name or address of this machine; received {host!r}.")
+        raise ValueError(
+            f"host: expected a name or address of this machine; received {short_repr(host)}."
+        )
     if port is not None and not is_integer(port, 1, 65_535):
         raise ValueError(f"port: expected 1 to 65535; received {short_repr(port)}.")
     try:

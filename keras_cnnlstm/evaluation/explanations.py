@@ -11,8 +11,8 @@ import numpy as np
 
 from keras_cnnlstm.evaluation.gradcam import enlarged, heat_maps, shown_layer
 from keras_cnnlstm.layers.motion import Motion
-from keras_cnnlstm.models.graph import all_layers
-from keras_cnnlstm.utils.validation import as_integers, as_numbers, check_choice, check_model
+from keras_cnnlstm.models.graph import all_layers, as_functional
+from keras_cnnlstm.utils.validation import as_integers, as_numbers, check_choice
 
 _BATCH = 64  # sequences that the model reads at a time
 _BLANKED = 512  # sequences with a blank frame that are in memory at a time
@@ -56,6 +56,7 @@ def occlusion(
     >>> occlusion(model, np.arange(12).reshape(1, 3, 2, 2, 1)).tolist()
     [[6.0, 22.0, 38.0]]
     """
+    model = as_functional("occlusion: `model`", model)
     frames, lengths = _checked("occlusion", model, frames, lengths)
     check_choice("occlusion: `blank`", blank, ("zeros", "mean"))
     if not _reads_sequences(model):
@@ -121,6 +122,7 @@ def grad_cam(
     Raises:
         ValueError: if the arguments do not fit the model, or it has no convolutions.
     """
+    model = as_functional("grad_cam: `model`", model)
     frames, lengths = _checked("grad_cam", model, frames, lengths)
     shown = shown_layer(model, _inputs(model, frames[:1], lengths[:1]), layer)
     answers = _answers(model, frames, lengths)
@@ -138,7 +140,6 @@ def grad_cam(
 
 def _checked(function, model, frames, lengths):
     """Frames as the model takes them, and a length for each sequence."""
-    check_model(f"{function}: `model`", model)
     expected, given = _frames_of(model), [x.name for x in model.inputs]
     others = {*given} - {expected.name, "lengths"}
     if others or any(getattr(part, "stateful", False) for part in all_layers(model)):

@@ -62,6 +62,12 @@ def shown_layer(model: keras.Model, inputs: Any, name: str | None = None) -> ker
             f"grad_cam: `model` must have convolutions, whose maps are shown; {model.name!r} has "
             "none. For a model of sequences of frames, use occlusion."
         )
+    first = next((x for x, _ in calls if getattr(x, "data_format", "") == "channels_first"), None)
+    if first is not None:
+        raise ValueError(
+            f"grad_cam: `model` must have the channels of its maps last; {first.name!r} has them "
+            "first. Build it with data_format='channels_last'."
+        )
     shown, rank = calls[last]
     for layer, axes in calls[last:]:
         if axes != rank:

@@ -13,7 +13,6 @@ it is either whole and right or not there.
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,8 +29,10 @@ from keras_cnnlstm.export.parity import BOUNDS, Reference, prove
 from keras_cnnlstm.export.portable import precision
 from keras_cnnlstm.export.signatures import input_specs, output_names
 from keras_cnnlstm.models.decoding import answering_model
+from keras_cnnlstm.models.graph import as_functional
 from keras_cnnlstm.training.run_directory import Run, load_run
 from keras_cnnlstm.utils.environment import required
+from keras_cnnlstm.utils.files import temporary_beside
 from keras_cnnlstm.utils.validation import (
     as_path,
     check_choice,
@@ -147,6 +148,9 @@ def _source(model_or_run, class_names) -> Source:
     if isinstance(model_or_run, Run):
         model, task = model_or_run.model, model_or_run.task_metadata
         class_names = model_or_run.class_names if class_names is None else class_names
+    expected = "a keras.Model, a Run or the path of a run directory"
+    check_instance("export: `model_or_run`", model, keras.Model, expected)
+    model = as_functional("export: `model_or_run`", model)
     answering = answering_model(model)
     _check_model(answering)
     return Source(answering, _checked_names(model, class_names), task)
@@ -158,9 +162,7 @@ def _check_model(model):
             "export: Keras must run on TensorFlow; it runs on "
             f"{keras.backend.backend()}. Set KERAS_BACKEND=tensorflow and load the model again."
         )
-    expected = "a keras.Model, a Run or the path of a run directory"
-    check_instance("export: `model_or_run`", model, keras.Model, expected)
-    inputs = {t.name: t for t in getattr(model, "inputs", None) or ()}
+    inputs = {t.name: t for t in model.inputs}
     frames = inputs.get("frames")
     if frames is None or frames.dtype != "uint8" or set(inputs) - {"frames", "lengths"}:
         received = ", ".join(f"{t.name} {t.dtype}" for t in inputs.values()) or "none"
@@ -242,7 +244,7 @@ def _target(path: Path, format: FormatName, version: int | None) -> Path:
         return path
     if version is None:
         version = 1 + max((int(p.name) for p in path.glob("*") if is_version(p)), default=0)
-    check_integer("export: `version`", version, 1, 10**18)
+    check_integer("export: `version`", version, 1, 10**18 - 1)
     if (path / str(version)).exists():
         raise FileExistsError(
             f"export: `version` must be one that does not exist; {path / str(version)} does, and "
@@ -258,7 +260,7 @@ def _new_directory(target: Path) -> Iterator[Path]:
     When the block fails, or is interrupted, neither it nor a new parent of it is left.
     """
     new_parents = [p for p in target.parents if not p.exists()]  # innermost first
-    building = target.with_name(f".{os.getpid()}-{target.name}")
+    building = temporary_beside(target)
     try:
         try:
             building.mkdir(parents=True)

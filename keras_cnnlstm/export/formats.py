@@ -272,8 +272,8 @@ def located(path: str | Path) -> tuple[str, Path]:
 
 
 def is_version(path: Path) -> bool:
-    """Whether a model server takes the directory for a version: its name is an integer."""
-    return path.name.isascii() and path.name.isdigit()
+    """Whether a model server takes the directory for a version: its name is an integer (int64)."""
+    return path.name.isascii() and path.name.isdigit() and len(path.name) <= 18
 
 
 def opened(path: Path, format: str) -> dict[str, Signature]:

@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_cnnlstm.models.graph import all_layers
+
 _HALF = ("mixed_bfloat16", "mixed_float16", "bfloat16", "float16")
 
 
@@ -15,7 +17,8 @@ def portable_copy(
     """A new model of the same structure and weights, without cuDNN.
 
     Args:
-        model: a functional or sequential model; it is left as it is.
+        model: a functional model; it is left as it is. Its layers may be the caller's own,
+            registered or not, and lambdas: they are made again in this process, from no file.
         float32: compute in float32, as the weights of a mixed-precision model are already.
         unroll: whether recurrent layers are unrolled; by default as in the model.
     """
@@ -28,7 +31,13 @@ def portable_copy(
             node["unroll"] = unroll
         if float32 and _is_half(node):
             node["config"]["name"] = "float32"
-    twin = keras.Model.from_config(config)
+    own = {type(layer) for layer in all_layers(model)}
+    own = {kind for kind in own if not kind.__module__.startswith("keras.")}
+    twin = keras.saving.deserialize_keras_object(
+        config,
+        custom_objects={keras.saving.get_registered_name(kind): kind for kind in own},
+        safe_mode=False,
+    )
     twin.set_weights(model.get_weights())
     return twin
 
@@ -40,8 +49,9 @@ def precision(model: keras.Model) -> str:
 
 
 def _config(model):
-    """The functional configuration of any model that has inputs and outputs."""
-    return keras.Model(model.input, model.output, name=model.name).get_config()
+    """The configuration of a functional model of any class."""
+    graph = keras.Model(model.input, model.output, name=model.name)
+    return keras.saving.serialize_keras_object(graph)
 
 
 def _nodes(config: Any) -> Iterator[dict[str, Any]]:

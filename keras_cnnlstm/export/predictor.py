@@ -3,7 +3,10 @@
 Frames are brought to the model's form, and frames of a clip are chosen, as in its training.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,10 +21,13 @@ from keras_cnnlstm.export.artifact import checked_frames, load_artifact
 from keras_cnnlstm.export.formats import located
 from keras_cnnlstm.tasks.answers import answer_dict
 from keras_cnnlstm.tasks.registry import TASKS, task_from_config
+from keras_cnnlstm.utils.environment import num_cores
 from keras_cnnlstm.utils.validation import as_path, check_instance, check_integer, short_repr
 
 if TYPE_CHECKING:
     from keras_cnnlstm.training.run_directory import Run
+
+_BATCH = 256  # frames that a model is given at a time, of many clips
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,61 @@ class Predictor:
         frames, indices, count = self.clip_frames(path, invert=invert)
         return {**self.answer_frames(frames), "frames": count, "read": indices.tolist()}
 
+    def answer_clips(
+        self, paths: Sequence[Path], *, invert: bool = False
+    ) -> Iterator[dict[str, Any] | OSError | ValueError]:
+        """The answers for many folders and videos, equal to those of `answer_clip`, in their order.
+
+        Clips are decoded in threads and answered in batches of about 256 frames; the frames of
+        three batches are in memory at most.
+
+        Args:
+            paths: the clips.
+            invert: turn the frames negative.
+
+        Yields:
+            For each clip its answer, or the error that it cannot be read.
+
+        Raises:
+            ValueError: if `paths` is no list or tuple.
+        """
+        check_instance("answer_clips: `paths`", paths, list | tuple, "a list of clips")
+
+        def read(path):
+            try:
+                frames, indices, count = self.clip_frames(path, invert=invert)
+                self._check_count(len(frames), f"frames in {path}")
+            except (OSError, ValueError) as error:
+                return error
+            return frames, {"frames": count, "read": indices.tolist()}
+
+        size = max(1, min(32, _BATCH // (self.frame_counts[1] or 16)))
+        due: deque[Future] = deque()
+        pool, coming = ThreadPoolExecutor(min(8, num_cores())), iter(paths)
+        try:
+            while True:
+                room = itertools.islice(coming, 2 * size - len(due))
+                due.extend(pool.submit(read, path) for path in room)
+                if not due:
+                    return
+                batch = [due.popleft().result() for _ in range(min(size, len(due)))]
+                yield from self._answered(batch)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _answered(self, read) -> list[Any]:
+        """The answers to clips that were read together; errors stay as they are."""
+        groups: dict[int, list[int]] = {}  # what the model can be given at once
+        for place, clip in enumerate(read):
+            if isinstance(clip, tuple):
+                groups.setdefault(0 if self.takes_lengths else len(clip[0]), []).append(place)
+        found = list(read)
+        for places in groups.values():
+            answers = self._answers([read[place][0] for place in places])
+            for place, answer in zip(places, answers, strict=True):
+                found[place] = {**answer, **read[place][1]}
+        return found
+
     def clip_frames(
         self, path: Path | Sequence[Path], *, invert: bool = False
     ) -> tuple[np.ndarray, np.ndarray, int]:
@@ -156,18 +217,24 @@ class Predictor:
             ValueError: if the frames have another form, or are too few or too many.
         """
         frames = checked_frames("answer_frames", frames, ("n", *self.input_shape[-3:]))
-        count, lengths = len(frames), None
-        self._check_count(count, "frames")
-        if self.takes_lengths:
-            missing = (self.input_shape[0] or count) - count
-            frames = np.pad(frames, [(0, missing), *[(0, 0)] * 3])
-            lengths = np.array([count], np.int32)
-        # One image is a batch of one; the frames of a sequence are one of its elements.
-        batch = frames if len(self.input_shape) == 3 else frames[None]
-        (answer,) = self.predict(batch, lengths)
-        if self.takes_lengths and answer.ndim == 2:
-            answer = answer[:count]  # the steps after it are padding
-        return self.answer(answer)
+        self._check_count(len(frames), "frames")
+        (answer,) = self._answers([frames])
+        return answer
+
+    def _answers(self, clips: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+        """The answers for frames `(n, H, W, C)` each; n is the same unless it takes lengths."""
+        if not self.takes_lengths:
+            # One image is a batch of one; the frames of a sequence are one of its elements.
+            join = np.concatenate if len(self.input_shape) == 3 else np.stack
+            return [self.answer(row) for row in self.predict(join(clips), None)]
+        lengths = np.array([len(frames) for frames in clips], np.int32)
+        most = self.input_shape[0] or lengths.max()
+        batch = np.zeros((len(clips), most, *clips[0].shape[1:]), np.uint8)  # (B, T, H, W, C)
+        for place, frames in zip(batch, clips, strict=True):
+            place[: len(frames)] = frames
+        rows = zip(self.predict(batch, lengths), lengths, strict=True)
+        # The steps after the end are padding.
+        return [self.answer(row[:count] if row.ndim == 2 else row) for row, count in rows]
 
 
 def format_of(path: str | Path) -> str:

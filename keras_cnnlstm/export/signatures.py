@@ -131,10 +131,10 @@ def decode_images(
 ) -> tf.Tensor:
     """Decodes the bytes of PNG or JPEG files inside a graph, `(B, T)` or `(B,)` strings.
 
-    Images become frames as `load_frames` makes them: transparent parts on black, grey or colour
-    as C is 1 or 3, scaled by averaging over areas, brought to the aspect ratio by `fit`.
-    Orientation tags of cameras are not followed. Images of more than `MAX_PIXELS` are refused: a
-    small file can hold a very large one.
+    Images become frames as `load_frames` makes them: upright by their EXIF orientation, transparent
+    parts on black, grey or colour as C is 1 or 3, scaled by averaging over areas, brought to the
+    aspect ratio by `fit`. Images of more than `MAX_PIXELS` are refused: a small file can hold a
+    very large one.
 
     Returns:
         `(B, T, H, W, C)` uint8, or `(B, H, W, C)`.
@@ -215,6 +215,7 @@ def _frame(image, shape, fit):
     message = f"`images`: expected at most {MAX_PIXELS:,} pixels; received"
     image = _asserted(image, pixels <= MAX_PIXELS, message, size)
     rgb = tf.cond(png, lambda: _decode_png(image), lambda: _decode_jpeg(image))
+    rgb = _upright(rgb, _orientation(image, png))
     image = _grey(rgb) if shape[2] == 1 else rgb
     frame = _letterbox(image, shape) if fit == "letterbox" else _filling(image, shape, fit)
     return tf.ensure_shape(tf.cast(frame, tf.uint8), shape)
@@ -229,10 +230,21 @@ def _png_size(image):
 def _decode_png(image):
     """`(h, w, 3)` float32, integers, transparent parts on black."""
     rgba = tf.cast(tf.io.decode_png(image, channels=4), tf.float32)
+    if_deep = tf.strings.substr(image, 24, 2) == b"\x10\0"  # grey of 16 bits
+    rgba = tf.cond(if_deep, lambda: _decode_deep(image), lambda: rgba)
     # Where an image of fewer bits has no alpha, the decoder puts 1, 3 or 15 for opaque, not 255.
     bits = tf.io.decode_raw(tf.strings.substr(image, 24, 1), tf.uint8)[0]
     opaque = 2.0 ** tf.cast(tf.minimum(bits, 8), tf.float32) - 1
-    return _round(rgba[..., :3] * tf.minimum(rgba[..., 3:] / opaque, 1.0))
+    alpha = rgba[..., 3:]
+    alpha = tf.where(tf.reduce_all(alpha == opaque), 255.0, alpha)
+    return _round(rgba[..., :3] * (alpha / 255.0))
+
+
+def _decode_deep(image):
+    """A grey PNG of 16 bits as `(h, w, 4)` float32, integers to 255."""
+    grey = tf.io.decode_png(image, channels=1, dtype=tf.uint16)
+    grey = _round(tf.cast(grey, tf.float32) / 257.0)
+    return tf.concat([grey, grey, grey, tf.fill(tf.shape(grey), 255.0)], axis=-1)
 
 
 def _decode_jpeg(image):
@@ -240,6 +252,55 @@ def _decode_jpeg(image):
     # The accurate transform is the one that image libraries use.
     rgb = tf.io.decode_jpeg(image, channels=3, dct_method="INTEGER_ACCURATE")
     return tf.cast(rgb, tf.float32)
+
+
+def _upright(image, orientation):
+    """Turns and mirrors `(h, w, c)` as an EXIF orientation says."""
+    image = tf.cond(orientation > 4, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+    for axis, numbers in ((1, (2, 3, 6, 7)), (0, (3, 4, 7, 8))):
+        turned = tf.reduce_any(orientation == numbers)
+        image = tf.cond(turned, lambda x=image, a=axis: tf.reverse(x, [a]), lambda x=image: x)
+    return image
+
+
+def _orientation(image, png):
+    """The EXIF orientation of a PNG or JPEG, 1 to 8; 1 where there is none."""
+    data = tf.cast(tf.io.decode_raw(image, tf.uint8), tf.int64)
+    size = tf.size(data, tf.int64)
+
+    def number(start, count, little=False):
+        """An integer of some bytes; 0 after the end."""
+        part = data[tf.minimum(start, size) : start + count]
+        part = tf.pad(part, [[0, count - tf.size(part)]])
+        worth = tf.constant([256**place for place in range(count)], tf.int64)
+        return tf.reduce_sum(part * tf.where(little, worth, worth[::-1]))
+
+    def has_exif(place):  # "eXIf" in PNG; in JPEG an APP1 that begins with "Exif"
+        jpeg = (number(place, 2) == 0xFFE1) & (number(place + 4, 4) == 0x45786966)
+        return tf.where(png, number(place + 4, 4) == 0x65584966, jpeg)
+
+    def following(place):
+        last = ~png & ((data[place] != 0xFF) | (data[place + 1] == 0xDA))  # the image begins
+        part = tf.where(png, 12 + number(place, 4), 2 + number(place + 2, 2))
+        return tf.where(last, size, place + part)
+
+    (place,) = tf.while_loop(
+        lambda place: (place < size - 8) & ~has_exif(place),
+        lambda place: (following(place),),
+        (tf.where(png, tf.constant(8, tf.int64), 2),),
+    )
+    start = place + tf.where(png, tf.constant(8, tf.int64), 10)
+    little = number(start, 1) == ord("I")
+    entries = start + number(start + 4, 4, little)
+    count = number(entries, 2, little)
+
+    def value(i):
+        entry = entries + 2 + 12 * i
+        right = number(entry, 2, little) == 0x0112
+        return tf.where(right, number(entry + 8, 2, little), 0)
+
+    found = tf.reduce_max(tf.map_fn(value, tf.range(tf.minimum(count, 100))), axis=0)
+    return tf.where((found >= 1) & (found <= 8), found, 1)
 
 
 def _grey(rgb):

@@ -7,9 +7,11 @@ Speaks `keras.ops`, so every backend works. Where TensorFlow has one operation f
 import keras
 from keras import ops
 
+from keras_cnnlstm.layers.recomputed import Recomputed
+
 
 @keras.saving.register_keras_serializable(package="keras_cnnlstm")
-class Conv2D(keras.layers.Conv2D):
+class Conv2D(Recomputed, keras.layers.Conv2D):
     """`keras.layers.Conv2D`, faster in float32 training where TensorFlow runs it on a CPU.
 
     TensorFlow hands the gradient of the bias to oneDNN together with that of the kernel, and in

@@ -14,7 +14,8 @@ class LengthMask(keras.layers.Layer):
         **kwargs: `name`, ... of the layer.
 
     Call arguments:
-        lengths: `(B,)` integers, steps that count in each sequence, from the first one on.
+        lengths: `(B,)` integers, steps that count in each sequence, from the first one on. 0 and
+            less count none, more than T all; the models here refuse both in NumPy arrays.
         sequences: `(B, T, ...)`, whose T is taken, fixed or not.
 
     Returns:

@@ -3,11 +3,12 @@
 import keras
 from keras import ops
 
+from keras_cnnlstm.layers.recomputed import Recomputed
 from keras_cnnlstm.layers.time_distributed import fold, unfold
 
 
 @keras.saving.register_keras_serializable(package="keras_cnnlstm")
-class LSTM(keras.layers.LSTM):
+class LSTM(Recomputed, keras.layers.LSTM):
     """`keras.layers.LSTM`, faster where no cuDNN runs it: it projects all steps' inputs at once.
 
     The gates of step t are `x_t W + h_{t-1} U + b`. The stock layer multiplies by W step by

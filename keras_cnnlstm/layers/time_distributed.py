@@ -8,9 +8,11 @@ import inspect
 import keras
 from keras import ops
 
+from keras_cnnlstm.layers.recomputed import Recomputed
+
 
 @keras.saving.register_keras_serializable(package="keras_cnnlstm")
-class TimeDistributed(keras.layers.TimeDistributed):
+class TimeDistributed(Recomputed, keras.layers.TimeDistributed):
     """Applies one layer to every frame of a sequence, all frames in a single call.
 
     The frames of all sequences are folded into one batch, `(B, T, ...) -> (B*T, ...)`, the

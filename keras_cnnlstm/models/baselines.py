@@ -6,10 +6,12 @@ from typing import Literal
 import keras
 from keras import layers
 
+from keras_cnnlstm.layers.frames_model import FramesModel
 from keras_cnnlstm.layers.length_mask import LengthMask
 from keras_cnnlstm.models import blocks
 from keras_cnnlstm.models.frame_encoder import (
     encoded,
+    encoded_image,
     floats,
     frame_encoder,
     sequence_input,
@@ -65,7 +67,7 @@ def bag_of_frames(
     x = blocks.some_dropped(x, dropout)
     x = blocks.dense_float32(x, num_classes, "softmax", name="each_frame")
     x = layers.GlobalAveragePooling1D(dtype="float32", name="probabilities")(x, mask=mask)
-    return keras.Model(inputs if lengths else frames, x, name=name)
+    return FramesModel(inputs if lengths else frames, x, name=name)
 
 
 def flat_mlp(
@@ -97,7 +99,7 @@ def flat_mlp(
     frames = _all_frames("flat_mlp", input_shape, num_classes, dropout)
     x = layers.Flatten(name="flatten")(blocks.rescaled(frames))  # (B, T*H*W*C)
     x = blocks.dense_stack(x, blocks.checked_units("flat_mlp", units), dropout)
-    return keras.Model(frames, blocks.answer(x, num_classes), name=name)
+    return FramesModel(frames, blocks.answer(x, num_classes), name=name)
 
 
 def early_fusion_cnn(
@@ -135,9 +137,9 @@ def early_fusion_cnn(
     order = (*range(2, 2 + len(sides)), 1, 2 + len(sides))
     x = layers.Permute(order, name="time_to_channels")(floats(frames))  # (B, H, W, T, C)
     x = layers.Reshape((*sides, time * channels), name="merge_channels")(x)
-    x = encoder(x)  # (B, features)
+    x = encoded_image(x, encoder)  # (B, features)
     x = blocks.dense_stack(x, blocks.checked_units("early_fusion_cnn", units), dropout)
-    return keras.Model(frames, blocks.answer(x, num_classes), name=name)
+    return FramesModel(frames, blocks.answer(x, num_classes), name=name)
 
 
 def image_cnn(
@@ -168,9 +170,9 @@ def image_cnn(
     blocks.check_classes("image_cnn", num_classes)
     check_dropout("image_cnn", dropout)
     frames = blocks.frames_input("image_cnn", input_shape, "HWC")
-    x = frame_encoder(encoder)(blocks.rescaled(frames))  # (B, features)
+    x = encoded_image(blocks.rescaled(frames), frame_encoder(encoder))  # (B, features)
     x = blocks.some_dropped(x, dropout)
-    return keras.Model(frames, blocks.answer(x, num_classes), name=name)
+    return FramesModel(frames, blocks.answer(x, num_classes), name=name)
 
 
 def _all_frames(model, input_shape, num_classes, dropout, encoder=None):

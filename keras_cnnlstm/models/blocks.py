@@ -180,6 +180,12 @@ def frames_input(
     and "HWC" for one image, both uint8; "TLC" for a sequence of lines (windows of a signal,
     embedded text), float32. `model` and `remedy` are for the error.
     """
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            f"{model}: frames have their channels last, and so must Keras's layers; "
+            "image_data_format is channels_first. Call "
+            'keras.config.set_image_data_format("channels_last").'
+        )
     sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
     sequence = axes.startswith("T")
     known = sizes[1:] if sequence and sizes[:1] == (None,) else sizes

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import keras
 from keras import layers, ops
 
+from keras_cnnlstm.layers.frames_model import FramesModel
 from keras_cnnlstm.layers.length_mask import LengthMask
 from keras_cnnlstm.layers.lstm import LSTM
 from keras_cnnlstm.models import blocks
@@ -95,7 +96,7 @@ def captioner(
     decoder = _new_decoder(vocabulary_size, embedding, seen.shape[-1], attention, dropout)
     y = decoder["embedding"](inputs["tokens"])  # (B, L, E)
     y = decoder["decoder"](y, initial_state=state)  # (B, L, D)
-    return keras.Model(inputs, next_token(decoder, y, seen, mask), name=name)
+    return FramesModel(inputs, next_token(decoder, y, seen, mask), name=name)
 
 
 def next_token(

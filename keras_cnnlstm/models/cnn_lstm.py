@@ -11,6 +11,7 @@ from typing import Literal
 import keras
 
 from keras_cnnlstm.layers.batch_normalization import BatchNormalization
+from keras_cnnlstm.layers.frames_model import FramesModel
 from keras_cnnlstm.layers.length_mask import LengthMask
 from keras_cnnlstm.models import blocks
 from keras_cnnlstm.models.frame_encoder import encoded, frame_encoder, sequence_input, with_motion
@@ -141,4 +142,4 @@ def cnn_lstm(
     x, states = x if return_state else (x, {})
     x = blocks.answer(x, num_classes, head, scale=scale, offset=offset)
     outputs = {blocks.HEADS[head]: x, **states} if return_state else x
-    return keras.Model(inputs if len(inputs) > 1 else frames, outputs, name=name)
+    return FramesModel(inputs if len(inputs) > 1 else frames, outputs, name=name)

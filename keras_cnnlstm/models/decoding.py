@@ -10,12 +10,13 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_cnnlstm.layers.frames_model import FramesModel
+from keras_cnnlstm.layers.tokens import LEAST, FirstToken, LikeliestToken
 from keras_cnnlstm.models.captioner import next_token
 from keras_cnnlstm.tasks.vocabulary import END, PADDING, START
 from keras_cnnlstm.utils.validation import as_integers, as_shaped, check_integer, short_repr
 
 _WIDEST = 1000  # beams
-_LEAST = 1e-30  # probability; the logarithm of 0 is no number
 
 
 def answering_model(model: keras.Model) -> keras.Model:
@@ -59,7 +60,7 @@ def greedy_model(model: keras.Model) -> keras.Model:
         token, total, ended = likeliest([probabilities, total, ended])
         found.append(token)  # (B, 1)
     tokens = layers.Concatenate(axis=1, dtype="int32", name="caption")(found)  # (B, L)
-    return keras.Model(
+    return FramesModel(
         _inputs(model), {"tokens": tokens, "log_probability": total}, name=f"{model.name}_greedy"
     )
 
@@ -121,7 +122,7 @@ def beam_search(
 
 def _continued(probabilities, last):
     """Log-probabilities of each next token `(B, W, V)`; after the end there is padding alone."""
-    logs = np.log(np.maximum(probabilities.astype(np.float64), _LEAST))
+    logs = np.log(np.maximum(probabilities.astype(np.float64), LEAST))
     logs[:, :, :END] = -np.inf
     ended = (last == END) | (last == PADDING)
     logs[ended] = -np.inf
@@ -135,42 +136,6 @@ def _best(totals, logs, width):
     best = np.argsort(-flat, axis=1, kind="stable")[:, :width]  # (B, W)
     parents, last = np.divmod(best, logs.shape[2])
     return np.take_along_axis(flat, best, axis=1), parents, last.astype(np.int32)
-
-
-@keras.saving.register_keras_serializable(package="keras_cnnlstm")
-class FirstToken(keras.layers.Layer):
-    """The start of a caption, for a state `(B, D)`.
-
-    Returns `START` `(B, 1)` int32, the logarithm of its probability, 0, `(B,)` float32, and whether
-    the caption has ended, `(B,)` boolean.
-    """
-
-    def call(self, state):
-        zeros = ops.zeros_like(state[:, 0], dtype="float32")  # (B,)
-        token = ops.cast(zeros, "int32")[:, None] + START
-        return token, zeros, ops.cast(zeros, "bool")
-
-
-@keras.saving.register_keras_serializable(package="keras_cnnlstm")
-class LikeliestToken(keras.layers.Layer):
-    """Chooses the next token of a caption, `PADDING` if the caption has ended.
-
-    From its probabilities `(B, 1, V)`, the logarithm of the probability of the caption before
-    `(B,)`, and whether it has ended `(B,)`, to the token `(B, 1)` int32 and the other two after it.
-    """
-
-    def __init__(self, **kwargs):
-        super().__init__(**{"dtype": "float32"} | kwargs)
-
-    def call(self, inputs):
-        probabilities, total, ended = inputs
-        # Without PADDING and START. Not argmax, which LiteRT and ONNX refuse.
-        best, place = ops.top_k(probabilities[:, 0, END:], 1)  # (B, 1) each
-        token = ops.cast(place[:, 0], "int32") + END
-        logs = ops.log(ops.maximum(best[:, 0], _LEAST))
-        total = total + ops.where(ended, ops.zeros_like(logs), logs)
-        token = ops.where(ended, ops.full_like(token, PADDING), token)  # (B,)
-        return token[:, None], total, ops.logical_or(ended, ops.equal(token, END))
 
 
 def _decoder(function, model):

@@ -19,12 +19,12 @@ from keras_cnnlstm.layers.averaging import (
     TTACopies,
     TTAMean,
 )
+from keras_cnnlstm.layers.frames_model import FramesModel
 from keras_cnnlstm.models.calibration import softmax_head
-from keras_cnnlstm.models.graph import leaf_layers, split_model
+from keras_cnnlstm.models.graph import as_functional, leaf_layers, split_model
 from keras_cnnlstm.utils.validation import (
     check_instance,
     check_integer,
-    check_model,
     is_integer,
     short_repr,
 )
@@ -55,8 +55,7 @@ def average_models(models: Sequence[keras.Model]) -> keras.Model:
     (None, 7)
     """
     check_instance("average_models: `models`", models, list | tuple, "a list of models")
-    for model in models:
-        check_model("average_models: `models`", model)
+    models = [as_functional("average_models: `models`", model) for model in models]
     if len(models) < 2:
         raise ValueError(f"average_models: `models` must be two or more; received {len(models)}.")
     first, *others = [_face(model) for model in models]
@@ -93,7 +92,7 @@ def average_models(models: Sequence[keras.Model]) -> keras.Model:
         )(logits)
     else:
         mean = layers.Average(dtype="float32", name=name)(answers)
-    return keras.Model(inputs, mean, name=f"{models[0].name}_{len(models)}_models")
+    return FramesModel(inputs, mean, name=f"{models[0].name}_{len(models)}_models")
 
 
 def as_given(inputs: Mapping[str, Any]) -> Any:
@@ -146,8 +145,7 @@ def encoder_from(models: Sequence[keras.Model], *, tta: int = 1) -> keras.Model:
     (None, 7)
     """
     check_instance("encoder_from: `models`", models, list | tuple, "a list of models")
-    for model in models:
-        check_model("encoder_from: `models`", model)
+    models = [as_functional("encoder_from: `models`", model) for model in models]
     if not models:
         raise ValueError("encoder_from: `models` must be one or more; received none.")
     check_integer("encoder_from: `tta`", tta, 1, MOST_COPIES)
@@ -255,7 +253,7 @@ def with_test_time_augmentation(model: keras.Model, copies: int = MOST_COPIES) -
     >>> with_test_time_augmentation(cnn_lstm()).output_shape
     (None, 7)
     """
-    check_model("with_test_time_augmentation: `model`", model)
+    model = as_functional("with_test_time_augmentation: `model`", model)
     if not is_integer(copies, 2, MOST_COPIES):
         raise ValueError(
             f"with_test_time_augmentation: `copies` must be 2 to {MOST_COPIES}; received "
@@ -278,4 +276,4 @@ def with_test_time_augmentation(model: keras.Model, copies: int = MOST_COPIES) -
         several["lengths"] = same(inputs["lengths"])
     (answer,) = keras.tree.flatten(model(as_given(several)))
     mean = TTAMean(int(copies), name=model.output_names[0])(answer)
-    return keras.Model(as_given(inputs), mean, name=f"{model.name}_tta")
+    return FramesModel(as_given(inputs), mean, name=f"{model.name}_tta")

@@ -121,8 +121,22 @@ def encoded(
     for layer in _time_distributed(encoder, wrap):
         if mask is not None:
             _check_normalisation(layer.layer)
-        x = layer(x, mask=mask)
+        x = _one_output(layer(x, mask=mask))
     _check_features(x)
+    return x
+
+
+def encoded_image(image: keras.KerasTensor, encoder: keras.Layer) -> keras.KerasTensor:
+    """The encoder's vector `(B, features)` of an image `(B, H, W, C)`."""
+    return _one_output(encoder(image))
+
+
+def _one_output(x):
+    if keras.tree.is_nested(x):
+        raise ValueError(
+            "cnn_lstm: `encoder` must turn each frame into one vector; received one with "
+            f"{len(x)} outputs. Choose one: keras.Model(encoder.inputs, encoder.outputs[0])."
+        )
     return x
 
 

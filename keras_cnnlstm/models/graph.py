@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_cnnlstm.layers.frames_model import FramesModel
 from keras_cnnlstm.layers.length_mask import LengthMask
 from keras_cnnlstm.layers.motion import Motion, TwoStream
 from keras_cnnlstm.layers.time_distributed import TimeDistributed
@@ -70,7 +71,7 @@ def every_step_model(model: keras.Model, orders: np.ndarray | None = None) -> ke
         x = (_all_outputs(layer) if layer is recurrent[-1] else layer)(x)
     if orders is not None:
         x = ops.reshape(x, (-1, orders[0].size, x.shape[-1]))  # (B, K*T, num_classes)
-    return keras.Model(model.inputs[0], x, name=f"{model.name}_every_step")
+    return FramesModel(model.inputs[0], x, name=f"{model.name}_every_step")
 
 
 def _checked_orders(orders, time) -> np.ndarray:
@@ -114,6 +115,28 @@ class SplitModel(NamedTuple):
     """What the model makes of its frames `(B, T, H, W, C)` before they are encoded."""
 
 
+def as_functional(what: str, model: keras.Model) -> keras.Model:
+    """A model whose graph can be followed: a Sequential one as a functional of the same layers.
+
+    Args:
+        what: function and argument, for the error.
+        model: a functional model, or a Sequential one that knows its input.
+
+    Raises:
+        ValueError: if it is something else, such as a model with a `call` of its own.
+    """
+    check_model(what, model)
+    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
+        raise ValueError(
+            f"{what} must be functional, or Sequential and begin with keras.Input; "
+            f"received {type(model).__name__} {model.name!r}, whose layers no graph connects. Give "
+            "the functional model inside of it, or make one with keras.Model(inputs, outputs)."
+        )
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs, model.outputs, name=model.name)
+    return model
+
+
 def split_model(model: keras.Model) -> SplitModel:
     """Cuts a model between its encoder and the layers that go over time.
 
@@ -139,7 +162,7 @@ def split_model(model: keras.Model) -> SplitModel:
     >>> parts.frame_encoder.output_shape, sorted(parts.sequence_model.input)
     ((None, 3136), ['features', 'lengths'])
     """
-    check_model("split_model: `model`", model)
+    model = as_functional("split_model: `model`", model)
     calls = _encoder_calls(model)
     (frames, *_), (vectors, *_) = calls[0].input_tensors, calls[-1].output_tensors
     motion = None
@@ -152,7 +175,7 @@ def split_model(model: keras.Model) -> SplitModel:
         layer = call.operation
         x = (layer.layer if isinstance(layer, layers.TimeDistributed) else layer)(x)
     x = layers.Identity(dtype="float32", name="features")(x)  # (N, F)
-    frame_encoder = keras.Model(frame, x, name=f"{model.name}_frames")
+    frame_encoder = FramesModel(frame, x, name=f"{model.name}_frames")
     return SplitModel(frame_encoder, _sequence_model(model, frames, images, vectors), motion)
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 import keras
 from keras import layers
 
+from keras_cnnlstm.layers.frames_model import FramesModel
 from keras_cnnlstm.layers.image_to_sequence import ImageToSequence
 from keras_cnnlstm.layers.lstm import LSTM
 from keras_cnnlstm.layers.time_distributed import TimeDistributed
@@ -102,7 +103,7 @@ def scan_lstm(
     if read == "all":
         x = layers.Flatten(name="all_steps")(x)  # (B, T*units)
     x = blocks.answer(x, num_classes)
-    return keras.Model(
+    return FramesModel(
         {"frames": frames, **before} if before else frames,
         {"probabilities": x, **after} if return_state else x,
         name=name,
@@ -164,7 +165,7 @@ def renet(
     if dropout:
         x = layers.Dropout(dropout, name="dropout")(x)
     x = blocks.dense_stack(x, dense_units, dropout, option="dense_units")
-    return keras.Model(frames, blocks.answer(x, num_classes), name=name)
+    return FramesModel(frames, blocks.answer(x, num_classes), name=name)
 
 
 def crnn(
@@ -221,7 +222,7 @@ def crnn(
         x = layer(x)  # (B, H', W/4, channels)
     x = ImageToSequence("columns", name="steps")(x)  # (B, W', H'*channels)
     x = blocks.lstm_stack(x, lstm_units, bidirectional=True, dropout=dropout, return_sequences=True)
-    return keras.Model(frames, blocks.dense_float32(x, num_classes + 1, name="logits"), name=name)
+    return FramesModel(frames, blocks.dense_float32(x, num_classes + 1, name="logits"), name=name)
 
 
 def _sweep(units, name):

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+
+from keras_cnnlstm.utils.validation import short_repr
 
 LOST = (
     tf.errors.AbortedError,
@@ -168,42 +171,54 @@ def wait_for_all(strategy: tf.distribute.Strategy) -> None:
 def _json_object(text: str) -> dict[str, Any]:
     try:
         config = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise _malformed(f"JSON; {error}") from error
     if not isinstance(config, dict):
-        raise _malformed(f"a JSON object; received {text[:60]}")
+        raise _malformed(f"a JSON object; received {short_repr(config)}")
     return config
 
 
 def _jobs(cluster: Any) -> dict[str, list[str]]:
     if not isinstance(cluster, dict) or not any(cluster.values()):
-        raise _malformed(f"an object with a `cluster` of workers; received cluster {cluster!r}")
+        raise _malformed(
+            f"an object with a `cluster` of workers; received cluster {short_repr(cluster)}"
+        )
     jobs = {job: addresses for job, addresses in cluster.items() if addresses}
     other = sorted(jobs.keys() - set(_JOBS))
     if other:
         raise _malformed(
-            f"a cluster of the jobs 'chief' and 'worker'; received {other}, and parameter servers "
-            "and evaluators are not supported"
+            f"a cluster of the jobs 'chief' and 'worker'; received {short_repr(other)}, and "
+            "parameter servers and evaluators are not supported"
         )
     for job, addresses in jobs.items():
-        texts = isinstance(addresses, list) and all(isinstance(a, str) for a in addresses)
-        if not texts or not all(":" in address for address in addresses):
-            raise _malformed(f"a list of 'host:port' for each job; received {job} {addresses!r}")
+        if not isinstance(addresses, list) or not all(map(_is_address, addresses)):
+            raise _malformed(
+                f"a list of 'host:port' for each job; received {job} {short_repr(addresses)}"
+            )
+    everyone = [address for addresses in jobs.values() for address in addresses]
+    if len(set(everyone)) < len(everyone):
+        raise _malformed(f"an address of its own for each worker; received {short_repr(everyone)}")
     if len(jobs.get("chief", ())) > 1:
         raise _malformed(f"one chief at most; received {len(jobs['chief'])}")
     return jobs
 
 
+def _is_address(text: Any) -> bool:
+    found = re.fullmatch(r"\S*[^\s:]:(\d{1,5})", text, re.ASCII) if isinstance(text, str) else None
+    return found is not None and 0 < int(found[1]) < 65_536
+
+
 def _task(task: Any, jobs: dict[str, list[str]]) -> tuple[str, int]:
-    if not isinstance(task, dict) or task.get("type") not in jobs:
+    if not isinstance(task, dict) or task.get("type") not in [*jobs]:
         raise _malformed(
-            f"a `task` whose `type` is a job of the cluster, {sorted(jobs)}; received {task!r}"
+            f"a `task` whose `type` is a job of the cluster, {sorted(jobs)}; received "
+            f"{short_repr(task)}"
         )
     job, index = task["type"], task.get("index")
     if type(index) is not int or not 0 <= index < len(jobs[job]):
         raise _malformed(
             f"a task `index` from 0 to {len(jobs[job]) - 1}, since there are {len(jobs[job])} of "
-            f"{job!r}; received {index!r}"
+            f"{job!r}; received {short_repr(index)}"
         )
     return job, index
 

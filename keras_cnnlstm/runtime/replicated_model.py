@@ -22,6 +22,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_cnnlstm.layers.frames_model import FramesModel
 from keras_cnnlstm.runtime.cluster import (
     LOST,
     alone,
@@ -34,7 +35,7 @@ from keras_cnnlstm.runtime.cluster import (
 _KERAS = "3.15."  # the versions whose private names, marked below, are known to mean what they do
 
 
-class ReplicatedModel(keras.Model):
+class ReplicatedModel(FramesModel):
     """A model to `compile`, `fit` and `evaluate` on all replicas of a `tf.distribute` strategy.
 
     It shares layers and weights with the plain model, and saving it saves that one, optimizer

@@ -50,7 +50,7 @@ class Move(NamedTuple):
     """One Keras variable, and the entries of the `state_dict` that went into it.
 
     Attributes:
-        torch: names in PyTorch: one, or the two biases of an LSTM.
+        torch: names in PyTorch: one, the two biases of an LSTM, or none of an LSTM without biases.
         torch_shape: the shape of each of them.
         keras: the path of the variable.
         keras_shape: its shape.
@@ -99,7 +99,8 @@ def load_torch(
     Args:
         model: a built functional or Sequential model, nested or not, whose weights are all in
             Conv2D (of any `groups`), DepthwiseConv2D, Dense, LSTM, Bidirectional(LSTM) and
-            BatchNormalization layers, plain or in TimeDistributed.
+            BatchNormalization layers, plain or in TimeDistributed. Of `LSTM(bias=False)` the
+            biases become zeros.
         state_dict: names -> floating-point arrays, or anything that `np.asarray` takes, such as
             PyTorch's tensors in memory. Each layer of an LSTM module is a Keras layer;
             `num_batches_tracked` is ignored.
@@ -124,13 +125,18 @@ def load_torch(
     """
     units = weighted_layers(model)
     arrays = checked_arrays("state_dict", state_dict, ignore)
-    partners, notes = _match("state_dict", units, torch_modules("state_dict", arrays))
+    modules = torch_modules("state_dict", arrays)
+    partners, notes = _match("state_dict", units, modules, without_bias=True)
     moves = []
     for slot, names in _named(units, partners):  # every shape has been checked by now
         variable = slot.variable
-        variable.assign(slot.to_keras([arrays[name] for name in names]))
         shape = tuple(variable.shape)
-        moves.append(Move(names, slot.torch_shape, variable.path, shape, slot.done))
+        if names:
+            variable.assign(slot.to_keras([arrays[name] for name in names]))
+        else:
+            variable.assign(np.zeros(shape))
+        done = slot.done if names else "zeros, of an LSTM without biases"
+        moves.append(Move(names, slot.torch_shape, variable.path, shape, done))
     notes += [unit.note for unit in units if unit.note]
     ignored = [name for name in state_dict if name not in arrays or is_counter(name)]
     notes += [f"Ignored: {', '.join(ignored)}."] if ignored else []
@@ -181,7 +187,8 @@ def _named(
     """All variables, and the names of the entries that belong to each."""
     for unit in units:
         for slot in unit.slots:
-            yield slot, tuple(partners[unit.name].names[entry] for entry in slot.entries)
+            names = partners[unit.name].names
+            yield slot, tuple(names[entry] for entry in slot.entries if entry in names)
 
 
 def _module(unit):
@@ -194,18 +201,22 @@ def _module(unit):
     return Module(unit.type, label, names, unit.torch_shapes)
 
 
-def _match(argument, units, received):
-    """The module of each layer by the layer's name, and notes on how it was found."""
+def _match(argument, units, received, *, without_bias=False):
+    """The module of each layer by the layer's name, and notes on how it was found.
+
+    `without_bias`: whether an LSTM module may lack the biases that its layer has.
+    """
     partners: dict[str, Module] = {}
     notes: list[str] = []
     misfits: list[str] = []
     for kind in dict.fromkeys(x.type for x in (*units, *received)):
         mine = [unit for unit in units if unit.type == kind]
         theirs = [module for module in received if module.type == kind]
-        how, ordered = _in_order(mine, theirs)
+        fits = _fits_without_bias if without_bias and kind == "LSTM" else _fits
+        how, ordered = _in_order(mine, theirs, fits)
         partners |= {unit.name: module for unit, module in zip(mine, ordered, strict=False)}
         if not how:
-            misfits += _misfits(mine, theirs)
+            misfits += _misfits(mine, theirs, fits)
         elif len(mine) > 1:
             notes.append(f"{kind}: matched {how}{_alike(ordered)}.")
     if misfits:
@@ -217,16 +228,25 @@ def _match(argument, units, received):
     return partners, notes
 
 
-def _in_order(units, received):
+def _fits(unit, module):
+    return module.shapes == unit.torch_shapes
+
+
+def _fits_without_bias(unit, module):
+    """Whether they fit, or would if the module's biases were zeros."""
+    weights = {k: v for k, v in unit.torch_shapes.items() if not k.startswith("bias")}
+    return module.shapes in (unit.torch_shapes, weights)
+
+
+def _in_order(units, received, fits):
     """How modules were ordered to fit the layers, and the ordered ones; "" if nothing fits."""
-    wanted = [unit.torch_shapes for unit in units]
-    for how, order in _orders(units, received):
-        if [module.shapes for module in order] == wanted:
+    for how, order in _orders(units, received, fits):
+        if len(order) == len(units) and all(map(fits, units, order)):
             return how, order
     return "", []
 
 
-def _orders(units, received):
+def _orders(units, received, fits):
     """The possible orders of the modules, the most certain first."""
     by_label = {module.label: module for module in received}
     labels = [_module(unit).label for unit in units]
@@ -240,7 +260,7 @@ def _orders(units, received):
     if received in (natural_order, [by_label[label] for label in sorted(by_label)]):
         orders.reverse()  # entries sorted by name do not show the modules' own order
     yield from orders
-    fitting = [[m for m in received if m.shapes == unit.torch_shapes] for unit in units]
+    fitting = [[m for m in received if fits(unit, m)] for unit in units]
     found = {module.label for modules in fitting for module in modules}
     if all(len(modules) == 1 for modules in fitting) and found == set(by_label):
         yield "by shape, which fits in this order only", [modules[0] for modules in fitting]
@@ -253,11 +273,11 @@ def _alike(ordered):
     return f"; by this alone, as their shapes are equal, {', '.join(alike)}" if alike else ""
 
 
-def _misfits(units, received):
+def _misfits(units, received, fits):
     """In words, the layers and modules of one type that fit nothing."""
     alone, left = [], list(received)
     for unit in units:
-        partner = next((module for module in left if module.shapes == unit.torch_shapes), None)
+        partner = next((module for module in left if fits(unit, module)), None)
         if partner:
             left.remove(partner)
         else:

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_cnnlstm.config import TrainConfig
+from keras_cnnlstm.layers.frames_model import FramesModel
 from keras_cnnlstm.training.checkpoints import Checkpoint, restore_checkpoint, save_checkpoint
 from keras_cnnlstm.training.objectives import Objective
 from keras_cnnlstm.training.run_directory import save_model
@@ -79,12 +80,26 @@ class RunWriter(keras.callbacks.Callback):
         self.step = checkpoint.step if checkpoint else 0
         self.history: list[dict[str, float]] = facts.get("history", [])
         self.recalls: list[list[float | None]] = facts.get("recalls", [])
+        if checkpoint:
+            self._check_history(checkpoint.path)
         self.seconds: float = facts.get("seconds", 0.0)
         self.average: WeightAverage | None = None
         self.stop_requested, self._stopping = 0, False
         self._checkpoint, self._since = checkpoint, time.perf_counter()
         self._anywhere = anywhere
         self._resumed_as = resumed_as or path
+
+    def _check_history(self, file):
+        """Refuses a checkpoint whose facts are those of another training."""
+        epochs = self.step // self._epoch_steps
+        complete = all(row.get("epoch") and self.metric in row for row in self.history)
+        recalls = epochs if self.objective.recall else 0
+        if not complete or (len(self.history), len(self.recalls)) != (epochs, recalls):
+            raise ValueError(
+                f"{file}: expected {self.metric} of {epochs} epochs and the recalls of {recalls}, "
+                f"which {self.step:,} batches are; it has {len(self.history)} and "
+                f"{len(self.recalls)}. Remove the file, to go on from the one before it."
+            )
 
     @property
     def best_epoch(self) -> int | None:
@@ -181,7 +196,7 @@ class RunWriter(keras.callbacks.Callback):
             _write_csv(self.path / "recall.csv", ["epoch", *self.class_names], rows)
         if self.kept_epoch == len(self.history) - 1:
             # A second model of the same layers has no optimizer: a third of the file's size.
-            bare = keras.Model(self.whole.inputs, self.whole.outputs, name=self.whole.name)
+            bare = FramesModel(self.whole.inputs, self.whole.outputs, name=self.whole.name)
             with self.average.in_place() if self.average else contextlib.nullcontext():
                 save_model(bare, self.path / "model.keras")
         self.model.stop_training = self.ended

@@ -57,7 +57,7 @@ def save_checkpoint(
         folder: the directory of the checkpoints.
         model: compiled, and trained for one batch at least.
         step: batches trained so far.
-        facts: further values, as JSON can hold them.
+        facts: `history`, `recalls` and `seconds` of a `RunWriter`, or some of them.
         others: further variables.
 
     Returns:
@@ -106,8 +106,8 @@ def restore_checkpoint(
     """
     variables = _variables(model, others)
     saved = zip(checkpoint.names, checkpoint.arrays, strict=True)
-    expected = [(name, array.shape) for name, array in saved]
-    received = [(_name(v), tuple(v.shape)) for v in variables]
+    expected = [(name, array.shape, array.dtype.name) for name, array in saved]
+    received = [(_name(v), tuple(v.shape), str(v.dtype)) for v in variables]
     if expected != received:
         differing = sorted(set(map(str, expected)) ^ set(map(str, received)))
         raise ValueError(
@@ -138,11 +138,25 @@ def _files(folder):
 
 
 def _read(path):
+    if not path.is_file():  # opening a pipe would never return
+        raise ValueError("it is no regular file")
     with zipfile.ZipFile(path) as archive:
         head = json.loads(bytes(_array(archive, "head")))
         names = [str(name) for name in head["names"]]
         arrays = [_array(archive, f"{i:05}") for i in range(len(names))]
-    return Checkpoint(path, int(head["step"]), dict(head["facts"]), arrays, names)
+    if path.name != f"step-{head['step']:08}.npz":
+        raise ValueError(f"it is of step {head['step']}")
+    _check_facts(head["facts"])
+    return Checkpoint(path, head["step"], head["facts"], arrays, names)
+
+
+def _check_facts(facts):
+    """Raises an error unless the JSON, which comes from outside, holds the facts of a run."""
+    history, recalls = facts.get("history", []), facts.get("recalls", [])
+    numbers = [value for row in history for value in row.values()]
+    shares = [value for row in recalls for value in row if value is not None]
+    if not all(type(x) in (int, float) for x in [facts.get("seconds", 0.0), *numbers, *shares]):
+        raise ValueError("its history, recalls or seconds are no numbers")
 
 
 def _array(archive, name):

@@ -34,7 +34,6 @@ from typing import Any
 
 import keras
 
-import keras_cnnlstm.layers  # noqa: F401 - registers what saved models are made of
 from keras_cnnlstm.config import TrainConfig, load_config
 from keras_cnnlstm.data.run_files import read_task
 from keras_cnnlstm.models.calibration import Calibration, scale_temperature

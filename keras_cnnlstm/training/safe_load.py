@@ -17,6 +17,7 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
 import tensorflow as tf
 
 _MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}  # as Keras writes them
@@ -58,6 +59,12 @@ def read_model(path: Path) -> keras.Model:
         raise ValueError(
             f"{path}: expected a model in Keras' format; found a {type(model).__name__}."
         )
+    for weight in model.weights:
+        if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
+            raise ValueError(
+                f"{path}: expected weights that are finite numbers; {weight.path} holds NaN or "
+                "infinity. The training diverged: train again, with a lower learning_rate."
+            )
     return model
 
 

@@ -153,7 +153,7 @@ def answered_batches(
         names = [tensor.name for tensor in model.inputs]
     for batch in sequences:
         inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(batch)
-        asked = inputs
+        asked = inputs = keras.tree.map_structure(np.asarray, inputs)
         if isinstance(inputs, dict) and names:
             chosen = {name: inputs[name] for name in names}
             asked = chosen if len(names) > 1 else chosen[names[0]]
@@ -163,11 +163,14 @@ def answered_batches(
         targets = np.asarray(targets)
         answers = answers[: len(targets)]  # of a model on several devices, each answers all
         mask = None if weights is None else np.asarray(weights) > 0
-        yield keras.tree.map_structure(np.asarray, inputs), Answers(targets, answers, mask)
+        yield inputs, Answers(targets, answers, mask)
 
 
 def joined(parts: Iterable[Answers]) -> Answers:
     """The answers to several batches as one."""
+    parts = list(parts)
+    if not parts:
+        raise ValueError("answers_of: `sequences` must be one batch or more; received none.")
     targets, answers, masks = zip(*parts, strict=True)
     mask = None if masks[0] is None else np.concatenate(masks)
     return Answers(np.concatenate(targets), np.concatenate(answers), mask)

@@ -7,29 +7,58 @@ import hashlib
 import io
 import json
 import os
+import platform
 import re
+import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from filelock import FileLock, Timeout
 
 from keras_cnnlstm.utils.validation import as_numbers
 
 _BLOCK = 1 << 20  # numbers of an array that are hashed at a time
+_HOST = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+_MARK = f".writing-{_HOST}-"  # other machines, whose processes are not known here, have another one
+_swept: set[Path] = set()
+_sweeping = threading.Lock()
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to `path` when the block ends without an error."""
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name in the folder of `path` for a file or directory that is written and then renamed.
+
+    Before a process writes into a folder for the first time, it removes what processes of this
+    machine that are gone have left there under such names.
+    """
+    _remove_abandoned(path.parent.absolute())
+    return path.with_name(f"{_MARK}{os.getpid()}-{threading.get_ident()}-{path.name}")
+
+
+def _remove_abandoned(folder):
+    with _sweeping:  # before any thread of this process writes there
+        if folder in _swept:
+            return
+        _swept.add(folder)
+        for found in folder.glob(f"{_MARK}*"):
+            pid = found.name.removeprefix(_MARK).partition("-")[0]
+            if pid.isdecimal() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(found) if found.is_dir() else found.unlink()
 
 
 @contextlib.contextmanager

@@ -136,10 +136,12 @@ def test_numbers_of_sequences_that_cannot_be(trained, fails, count):
     assert message in fails("evaluate", trained[0], f"--num-sequences={count}")
 
 
-def test_copies_that_are_none(trained, fails, tmp_path):
+@pytest.mark.parametrize("copies", [0, 8, -1])
+def test_copies_that_are_none(trained, fails, tmp_path, copies):
     run, _ = trained
-    assert "`copies` must be 2 to 7; received 9" in fails("evaluate", run, "--tta", 9)
-    assert "received 0" in fails("export", run, tmp_path / "out", "--tta", 0)
+    message = f"keras-cnnlstm: tta must be an integer from 1 to 7; received {copies}.\n"
+    assert fails("evaluate", run, f"--tta={copies}") == message
+    assert fails("export", run, tmp_path / "out", f"--tta={copies}") == message
     assert not (tmp_path / "out").exists()
 
 
@@ -462,6 +464,93 @@ def test_bad_frames(fails, trained, tmp_path):
 )
 def test_bad_flags(fails, arguments, message):
     assert message in fails(*arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--data", "x" * 10_000],
+        ["train", "--data", "ab " * 4_000],
+        ["train", "--data", "./" + "ab " * 4_000],
+        ["train", "--epochs", "x" * 10_000],
+        ["train", "--model", "x" * 10_000],
+        ["train", "--" + "x" * 10_000],
+        ["train", "--resume", "x" * 10_000],
+        ["train", "--augmentation", *(["affine"] * 2_000)],
+        ["predict", "x" * 10_000, "y"],
+        ["validate", '{"a": [' + "1, " * 4_000],
+    ],
+)
+def test_long_arguments_are_not_repeated(fails, arguments):
+    message = fails(*arguments)
+    assert len(message) < 2100
+    assert "xx" in message or "ab" in message or "affine" in message or "1, 1" in message
+
+
+def test_a_complaint_keeps_its_remedy_and_a_long_path_its_ends(fails):
+    assert fails("train", "--data", "ab " * 4_000).endswith("takes too, must exist.\n")
+    message = fails("validate", f"start{'x/' * 1_000}the_end")
+    assert "startx" in message
+    assert "/the_end: " in message
+
+
+def test_a_complaint_moves_no_cursor_and_reads_no_markup(fails):
+    assert r"\x1b[31mred: expected a run directory" in fails("predict", "\x1b[31mred", "a")
+    assert r"\udcff: expected a run directory" in fails("predict", "\udcff", "a")
+    assert "invalid choice '[bold]x[/bold]' for" in fails("train", "--model", "[bold]x[/bold]")
+    for option in ("--epochs", "--image-size", "--lstm-units", "--augmentation", "--encoder"):
+        assert "bold" not in fails("train", option, "1", "x", "3")
+
+
+def in_a_shell(line, *words, **settings):
+    """What a line of the shell, in which "$@" is a command that loads no TensorFlow, ends with."""
+    command = [sys.executable, "-m", "keras_cnnlstm", *words]
+    return subprocess.run(
+        ["sh", "-c", line, "sh", *command],
+        env=os.environ | settings,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "code", "said"),
+    [
+        ('"$@" 2>&-', ["predict", "no", "a"], 2, ""),
+        ('"$@" >&-', ["predict", "no", "a"], 2, "keras-cnnlstm: no: expected a run"),
+        ('"$@" >&-', ["evaluate", "--help"], 0, ""),
+        ('"$@" <&- >&- 2>&-', ["evaluate", "--help"], 0, ""),
+        ('"$@" >/dev/full', ["evaluate", "--help"], 2, "keras-cnnlstm: [Errno 28] No space"),
+        ('{ "$@"; echo $? >&3; } 3>&2 | true', ["evaluate", "--help"], 0, "1\n"),
+        ('{ "$@" 2>&1; echo $? >&3; } 3>&2 | true', ["predict", "no", "a"], 0, "1\n"),
+    ],
+)
+def test_standard_streams_that_take_nothing(line, words, code, said):
+    done = in_a_shell(line, *words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == bool(said)
+
+
+def test_a_file_does_not_take_the_place_of_a_closed_stream(tmp_path):
+    """What the system writes to the closed one would end up in the file."""
+    code = (
+        "import os, sys; from keras_cnnlstm.cli.main import main; main(['--help']);"
+        "sys.exit(os.open(sys.argv[1], os.O_CREAT))"
+    )
+    line = '"$@" <&- >&- 2>&-'
+    words = ["sh", "-c", line, "sh", sys.executable, "-c", code, str(tmp_path / "file")]
+    assert subprocess.run(words, timeout=60, check=False).returncode == 3
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("columns", ["1", "6", "0", "-1", "abc", "100000", "9" * 5000])
+@pytest.mark.parametrize("command", [[], ["evaluate"]])
+def test_help_in_a_terminal_of_any_width(command, columns, monkeypatch, printed):
+    monkeypatch.setenv("COLUMNS", columns)
+    lines = printed(*command, "--help").splitlines()
+    assert any("-h, --help" in line for line in lines)
+    assert max(map(len, lines)) < 500
+    assert os.environ["COLUMNS"] == columns
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])  # strokes around the complaint, or none

@@ -254,7 +254,7 @@ class TestAugment:
         assert draws.dtype == np.float32
         assert np.abs(draws.mean(axis=0)).max() < 0.05
         assert np.abs(draws.var(axis=0) - 1 / 3).max() < 0.03
-        others = [np.array([clip_batches._random(s, 1, 7).random() for s in range(4000)]),
+        others = [np.array([clip_batches.random_at(s, 1, 7).random() for s in range(4000)]),
                   np.array([clip_batches._draws(s, 8)[0] for s in range(4000)])]  # fmt: skip
         correlation = np.corrcoef(np.column_stack([draws, *others]).T)
         assert np.abs(correlation - np.eye(9)).max() < 0.08

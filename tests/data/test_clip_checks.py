@@ -10,7 +10,12 @@ import pytest
 from PIL import Image
 
 from keras_cnnlstm.data import clip_checks, clips, frames
-from keras_cnnlstm.data.clip_checks import SharedFrame, check_clips, shared_frames
+from keras_cnnlstm.data.clip_checks import (
+    SharedFrame,
+    check_clips,
+    for_training,
+    shared_frames,
+)
 from keras_cnnlstm.data.clip_report import ClipReport
 from keras_cnnlstm.data.clips import Clip, ClipInfo, Problem, find_clips
 from keras_cnnlstm.data.videos import write_video
@@ -79,7 +84,8 @@ class TestSoundFolders:
         report = check_clips(tmp_path)
         assert report.problems == []
         assert report.clips == find_clips(tmp_path)
-        assert {clip.name for clip in report.usable} == {f"klasse ü/{name}" for name in strange}
+        expected = {f"klasse ü/{name}" for name in strange} - {"klasse ü/\udcff no text"}
+        assert {clip.name for clip in report.usable} == expected | {"klasse ü/ÿ no text"}
 
     def test_progress_and_workers(self, sound, monkeypatch):
         told, threads = [], set()
@@ -166,8 +172,9 @@ class TestDamage:
         os.mkfifo(sound / "fall" / "pipe.mp4")
         os.mkfifo(sound / "fall" / "1" / "pipe.png")
         report = check_clips(sound)
-        assert found(report, "unreadable") == [("fall/pipe.mp4", "fall/pipe.mp4", True)]
+        assert found(report, "unreadable") == [("fall/pipe.mp4", None, True)]
         assert found(report, "stray") == [("fall/1", "fall/1", False)]
+        assert [clip.name for clip in report.clips] == ["fall/1", "fall/2", "rise/1", "rise/2"]
 
 
 class TestOddities:
@@ -254,14 +261,15 @@ class TestFolders:
         save_frames(sound / "one" / "1", noise(8))
         report = check_clips(sound)
         assert found(report, "empty") == [("bare", None, True), ("none", None, True)]
-        assert found(report, "few") == [("one", None, False)]
+        (few,) = for_training(report, skip_broken=True).failures
+        assert (few.type, "'one'" in few.reason) == ("split", True)
         bare, stray = (p.reason for p in report.problems if p.place == "bare")
         assert bare.endswith("Put the frames of each clip into a folder of their own")
         assert stray.endswith("left out: 0.png, 1.png, 2.png (3)")
         assert report.classes == {"fall": 2, "one": 1, "rise": 2}
 
     def test_stray_files(self, sound):
-        for name in ("readme.txt", "fall/labels.csv", "fall/0.png", "fall/1/Thumbs.db"):
+        for name in ("readme.txt", "fall/labels.csv", "fall/0.png", "fall/1/Thumbs.dat"):
             (sound / name).touch()
         (sound / "fall" / "1" / "folder").mkdir()
         report = check_clips(sound)
@@ -269,8 +277,24 @@ class TestFolders:
             ("fall", None, False), (".", None, False), ("fall/1", "fall/1", False)
         ]  # fmt: skip
         assert reason(report, "fall") == "no frame and no clip, so left out: 0.png, labels.csv (2)"
-        assert reason(report, "fall/1").endswith("folder, Thumbs.db (2)")
+        assert reason(report, "fall/1").endswith("folder, Thumbs.dat (2)")
         assert report.failures == []
+
+    def test_what_systems_leave_is_no_clip_and_not_worth_a_word(self, sound):
+        for name in ("__MACOSX/fall", "fall/@eaDir", "fall/1/@eaDir", ".git"):
+            save_frames(sound / name / "deep", noise(9))
+        for name in (
+            ".DS_Store",
+            "Thumbs.db",
+            "fall/desktop.ini",
+            "fall/1/Thumbs.db",
+            "fall/._a.mp4",
+        ):
+            (sound / name).touch()
+        report = check_clips(sound)
+        assert report.problems == []
+        assert report.clips == find_clips(sound)
+        assert len(report.clips) == 4
 
     def test_links_within_the_folder_are_not_followed(self, sound):
         links = {
@@ -377,7 +401,7 @@ class TestReport:
         text = report.text(limit=3)
         assert max(map(len, text.splitlines())) <= 100
         assert text.replace("\n", "").isprintable()
-        assert r"\x1b[2J\n\udcff ü0: one frame" in text.replace("\n    ", " ")
+        assert r"\x1b[2J\nÿ ü0: one frame" in text.replace("\n    ", " ")
         assert text.endswith("\n  ... and 2 more")
         assert text.count("one frame") == 3
         assert report.text().count("one frame") == 5
@@ -550,3 +574,33 @@ def test_progress_in_a_file_is_a_line_for_each_tenth_or_half_minute():
     assert lines[0] == "clips     0 of 1,000 frames"
     assert lines[1] == "clips     60 of 1,000 frames, 7:50 left"
     assert lines[-1] == "clips     1,000 of 1,000 frames in 7:30"
+
+
+class TestForTraining:
+    def refused(self, root, **options):
+        return [p.reason for p in for_training(check_clips(root), **options).failures]
+
+    def test_no_clips_are_left_to_validate(self, sound):
+        (reason,) = self.refused(sound)
+        assert "validation" in reason
+        for i, name in enumerate(("fall", "rise"), start=9):
+            save_frames(sound / name / "3", noise(i))
+        assert self.refused(sound) == []
+        (reason,) = self.refused(sound, groups="^([12])|3")
+        assert "groups" in reason
+
+    def test_groups_may_name_what_is_left_out(self, sound):
+        for i, name in enumerate(("fall/3", "rise/3", "rise/broken")):
+            save_frames(sound / name, noise(20 + i))
+        (sound / "rise" / "broken" / "1.png").write_bytes(b"no image")
+        names = [clip.name for clip in find_clips(sound)]
+        table = sound / "groups.csv"
+        table.write_text("clip,group\n" + "".join(f"{name},{name}\n" for name in names))
+        assert len(self.refused(sound, groups=str(table))) == 1
+        assert self.refused(sound, groups=str(table), skip_broken=True) == []
+
+    def test_one_class(self, sound):
+        for i in range(3, 9):
+            save_frames(sound / "only" / "it" / f"{i}", noise(i))
+        (reason,) = self.refused(sound / "only")
+        assert "two different names or more" in reason

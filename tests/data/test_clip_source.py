@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import keras
@@ -118,7 +119,8 @@ class TestSource:
         root = tmp_path / "clips"
         shutil.copytree(folder, root)
         victim = find_clips(root)[3]
-        next(victim.path.iterdir()).write_bytes(b"no image")
+        for frame in victim.path.iterdir():  # of which each is broken: still one clip
+            frame.write_bytes(b"no image")
         with pytest.raises(ValueError, match=f"1 of the clips .* cannot be read .{victim.name}: "):
             train(config(root, tmp_path / "run"))
         assert not (tmp_path / "run").exists()
@@ -133,6 +135,51 @@ class TestSource:
         assert {k: [c.name for c in v] for k, v in again.split.items()} == {
             k: [c.name for c in v] for k, v in source.split.items()
         }
+
+    def test_what_is_left_out_is_left_out_of_the_run_s_whole_life(self, folder, tmp_path):
+        """An empty class, a link that leads out, a pipe, a broken clip that the groups name."""
+        root = tmp_path / "clips"
+        shutil.copytree(folder, root)
+        (root / "nothing").mkdir()
+        (root / "up" / "out").symlink_to(tmp_path)
+        os.mkfifo(root / "up" / "pipe.mp4")  # whose reading would wait for ever
+        (root / "up" / "a: b").mkdir()
+        (root / "up" / "a: b" / "1.png").write_bytes(b"no image")
+        (root / "notes.txt").touch()
+        table = tmp_path / "groups.csv"
+        names = [f"{path.parent.name}/{path.name}" for path in root.glob("*/*") if path.is_dir()]
+        groups = {name: name.split("/")[1].split("_")[0] for name in names if "/out" not in name}
+        table.write_text("".join(f"{a},{b}\n" for a, b in {"clip": "group", **groups}.items()))
+        options = config(root, tmp_path / "run", skip_broken=True, groups=str(table), epochs=1)
+        run = train(options)
+        left_out = (run.path / "left_out.txt").read_text().splitlines()
+        places = [line.split(": ")[0] for line in left_out]
+        assert places == ["nothing", "up/out", "up/pipe.mp4", "up/a"]
+        assert run.metrics["test"]["clips"]["num_sequences"] == 8
+        assert main.main(["evaluate", str(run.path)]) == 0
+        assert main.main(["train", "--resume", str(run.path), "--epochs", "2"]) == 0
+        counted, *_ = ClipSource(options).describe().splitlines()
+        assert counted.endswith("8 test; left out: 1 other files (notes.txt)")
+
+    @pytest.mark.parametrize(("clips", "groups"), [(2, False), (6, True)])
+    def test_no_clips_to_validate_are_refused_before_there_is_a_run(
+        self, folder, tmp_path, clips, groups, capsys
+    ):
+        root = tmp_path / "clips"
+        for name in ("up", "down"):
+            for number in range(clips):
+                shutil.copytree(find_clips(folder)[number].path, root / name / f"{number}")
+        if groups:
+            table = tmp_path / "groups.csv"
+            rows = [f"{clip.name},{int(clip.path.name) % 2}\n" for clip in find_clips(root)]
+            table.write_text("clip,group\n" + "".join(rows))
+        options = {"groups": str(table) if groups else None}
+        with pytest.raises(ValueError, match="for validation") as refused:
+            train(config(root, tmp_path / "run", **options))
+        assert not (tmp_path / "run").exists()
+        words = ["--groups", str(table)] if groups else []
+        assert main.main(["validate", str(root), *words]) == 1
+        assert " ".join(str(refused.value).split()) in " ".join(capsys.readouterr().out.split())
 
     @pytest.mark.parametrize("form", ["folders", "videos"])
     def test_a_clip_is_decoded_once(self, form, tmp_path, monkeypatch):

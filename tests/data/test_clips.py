@@ -393,3 +393,14 @@ class TestSampleIndices:
 def test_a_clip_need_not_lie_in_a_root(tmp_path):
     write_folder(tmp_path / "alone", film())
     assert probe(Clip(tmp_path / "alone", "", "alone")).frames == 5
+
+
+def test_names_are_text_in_one_form_and_none_is_taken_for_another(tmp_path):
+    for name in ("zoe\u0308/1", "caf\udce9/2", "caf\udce9/3", "plain/zoe\u0308"):
+        (tmp_path / name).mkdir(parents=True)
+    found = find_clips(tmp_path)
+    assert [clip.name for clip in found] == ["caf\xe9/2", "caf\xe9/3", "plain/zo\xeb", "zo\xeb/1"]
+    assert all(clip.path.is_dir() for clip in found)
+    (tmp_path / "zo\xeb" / "1").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"another encoding .*Rename it"):
+        find_clips(tmp_path)

@@ -305,12 +305,19 @@ class TestClips:
             clips, _ = labelled_clips(read_labels(table(text), root), root)
             return {clip.name: clip.class_name for clip in clips}
 
-        assert strata("clip,classes\none,a|b\ntwo,a\nthree,\nfilm,b|c\n") == {
-            "one": "a", "two": "a", "three": "no label", "film.mp4": "c",
-        }  # fmt: skip
-        assert strata("clip,start,end,class\none,0,1,a\none,1,2,b\ntwo,0,1,a\n") == {
-            "one": "b", "two": "a",
-        }  # fmt: skip
+        six = ("one", "two", "three", "film.mp4", "film 2.avi", "deep/four")
+
+        def of_labels(*labels):
+            rows = (f"{name},{label}" for name, label in zip(six, labels, strict=True))
+            return list(strata("\n".join(["clip,classes", *rows])).items())
+
+        found = dict(of_labels("a|b", "a|b", "b|a", "a", "a", "a"))
+        assert [found[name] for name in six] == ["b", "b", "b", "a", "a", "a"]
+        # Labels that are too rare for each part of a split are put together, or to the others.
+        found = dict(of_labels("a", "a", "a", "b", "c", ""))
+        assert [found[name] for name in six] == ["a", "a", "a", *["other labels"] * 3]
+        found = dict(of_labels("a", "a", "a", "a", "b", "c"))
+        assert set(found.values()) == {"a"}
         assert set(strata("clip,value\none,1\ntwo,5\n").values()) == {"quarter 1 of 1"}
 
     def test_groups_and_a_prescribed_split(self, table, root):
@@ -345,7 +352,7 @@ class TestClips:
     )
     def test_kept_in_a_file(self, table, root, tmp_path, text):
         clips, _ = labelled_clips(read_labels(table(text), root), root)
-        write_labels(tmp_path / "kept.jsonl", clips)
+        write_labels(tmp_path / "kept.jsonl", clips, root)
         assert read_stored(tmp_path / "kept.jsonl", root) == clips
         (tmp_path / "kept.jsonl").write_text('{"clip": 1}\n')
         with pytest.raises(ValueError, match="on line 1"):

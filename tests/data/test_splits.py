@@ -12,8 +12,15 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
+from keras_cnnlstm.data import splits
 from keras_cnnlstm.data.clips import Clip
-from keras_cnnlstm.data.splits import fold_splits, read_split, split_clips, write_split
+from keras_cnnlstm.data.splits import (
+    fold_splits,
+    groups_of,
+    read_split,
+    split_clips,
+    write_split,
+)
 
 SHARES = (0.7, 0.15, 0.15)
 TRAIN, VALIDATION, TEST = range(3)
@@ -521,3 +528,49 @@ def test_folds_over_which_a_class_cannot_be_spread():
 def test_bad_folds(folds):
     with pytest.raises(ValueError, match="`folds` must be an integer from 2 to 100"):
         fold_splits(some_clips(), folds)
+
+
+class TestTablesAsProgramsWriteThem:
+    CLIPS = (clip("walk/zo\u00eb_1"), clip("walk/b.mp4"), clip("run/c d"))
+    EXPECTED = {"walk/zo\u00eb_1": "1", "walk/b.mp4": "2", "run/c d": "1"}  # noqa: RUF012
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "clip;group\nwalk/zo\u00eb_1;1\nwalk/b;2\nrun/c d;1\n",
+            "clip\tgroup\r\nwalk/zo\u00eb_1\t1\r\nwalk/b\t2\r\nrun/c d\t1\r\n",
+            '\ufeffClip, GROUP \n walk/zo\u00eb_1 , 1\n"walk/b", 2\nrun/c d , 1 \n',
+            "clip,group\nwalk/zoe\u0308_1,1\nwalk/b.mp4,2\nrun/c d,1\n",
+        ],
+        ids=["semicolons", "tabs", "BOM, capitals and spaces", "NFD"],
+    )
+    def test_marks_capitals_spaces_and_forms(self, tmp_path, text):
+        table = tmp_path / "groups.csv"
+        table.write_bytes(text.encode())
+        assert groups_of(self.CLIPS, table) == self.EXPECTED
+
+    def test_names_in_latin_1(self, tmp_path):
+        (tmp_path / "groups.csv").write_bytes(
+            "clip,group\nwalk/zo\xeb_1,1\nwalk/b,2\nrun/c d,1\n".encode("latin-1")
+        )
+        assert groups_of(self.CLIPS, tmp_path / "groups.csv") == self.EXPECTED
+
+    def test_a_split_in_another_form(self, tmp_path):
+        text = "CLIP;Group;Split\nwalk/zoe\u0308_1;1;train\nwalk/b.mp4;2;test\nrun/c d;1;train\n"
+        (tmp_path / "split.csv").write_text(text)
+        split = read_split(tmp_path / "split.csv", self.CLIPS)
+        assert [c.name for c in split.train] == ["run/c d", "walk/zo\u00eb_1"]
+        assert split.groups == self.EXPECTED
+
+
+def test_a_pattern_that_tries_too_many_ways_is_given_up(monkeypatch):
+    monkeypatch.setattr(splits, "_PATIENCE", 0.05)
+    clips = [clip(f"{name}/{'a' * 40}{i}!") for name in ("walk", "run") for i in range(4)]
+    with pytest.raises(ValueError, match=r"`groups` must match .* within .* simpler pattern"):
+        split_clips(clips, groups="^(a|aa)+$")
+
+
+def test_flags_of_a_compiled_pattern_count():
+    clips = [clip(f"walk/{letter}_{i}") for i, letter in enumerate("aAbB")]
+    groups = groups_of(clips, re.compile("^([ab])", re.IGNORECASE))
+    assert list(groups.values()) == ["a", "A", "b", "B"]

@@ -1,5 +1,6 @@
 """Videos of every container, whole and damaged, against the frames that they were made of."""
 
+import contextlib
 import io
 import sys
 from fractions import Fraction
@@ -12,7 +13,7 @@ from PIL import Image
 
 from keras_cnnlstm.data import frames as frames_module
 from keras_cnnlstm.data import videos as videos_module
-from keras_cnnlstm.data.frames import Fit, fit_image, load_frames
+from keras_cnnlstm.data.frames import Fit, fit_image, load_frames, read_image
 from keras_cnnlstm.data.videos import (
     VIDEO_SUFFIXES,
     ClipInfo,
@@ -89,6 +90,7 @@ def videos(tmp_path_factory):
 
 BOX = (12).to_bytes(4, "big") + b"ftypisom"
 MATROSKA = b"\x1aE\xdf\xa3\x83xyz\x18S\x80g"  # header, and the name of the segment after it
+GIF = b"GIF89a\1\0\1\0\0\0\0"
 CONTAINERS = {  # its first bytes, and the size of the whole
     "avi": (b"RIFF" + (300).to_bytes(4, "little") + b"AVI ", 308),
     "matroska, size of 1 byte": (MATROSKA + b"\x85", 18),
@@ -101,8 +103,9 @@ CONTAINERS = {  # its first bytes, and the size of the whole
     "mp4, to the end": (BOX + b"\0\0\0\0mdat", 0),
     "mp4, with a letter after its end": (BOX + b"Dear Sir, this is a film", 12),
     "mpeg": (b"\0\0\1\xba\x44\0\4\0", 0),
-    "gif": (b"GIF89a...;", 0),
-    "gif, cut off": (b"GIF89a...", 1000),
+    "gif": (GIF + b",\0\0\0\0\1\0\1\0\0\2\2L\1\0;", 29),
+    "gif, cut off": (GIF + b"!\xf9\4\0\0\0\0", 21),
+    "gif, cut off in a frame": (GIF + b",\0\0\0\0\1\0\1\0\x80", 13 + 10 + 6 + 2),
     "nothing": (b"", 0),
     "text": (b"\0\0\0\7text", 0),
 }
@@ -329,6 +332,12 @@ class TestDamaged:
         cut = tmp_path / f"cut{ending}"
         for share in (0, 0.01, 0.2, 0.5, 0.8, 0.95, 1):
             cut.write_bytes(whole[: min(int(share * len(whole)), len(whole) - 1)])
+            with contextlib.suppress(ValueError):  # where only what follows the frames is gone
+                found = probe_video(cut, decode=True)
+                assert found == probe_video(videos[ending])
+                assert share >= 0.95
+                assert ending not in (".mkv", ".webm")
+                continue
             with pytest.raises(ValueError, match=rf"cut{ending}: expected .* (whole|none)"):
                 probe_video(cut, decode=True)
 
@@ -406,7 +415,7 @@ class TestDamaged:
             container.mux(stream.encode(sound))
             container.mux(stream.encode(None))
         for ask in (probe_video, read_video):
-            with pytest.raises(ValueError, match="expected a video; found a file without pictures"):
+            with pytest.raises(ValueError, match="expected a video; found a file without moving"):
                 ask(tmp_path / "a.mp4")
 
     @pytest.mark.parametrize("ending", [".avi", ".mkv"])
@@ -509,6 +518,100 @@ def test_without_the_package(videos, monkeypatch):
         with pytest.raises(ValueError, match=r'av: .*pip install "keras-cnnlstm.video.'):
             ask(videos[".mp4"])
     assert probe_video(videos[".gif"]).frames == 12
+
+
+@pytest.mark.parametrize("image_size", [None, (8, 8)])
+@pytest.mark.parametrize(
+    ("ending", "codec", "pixels"),
+    [
+        (".mov", "qtrle", "argb"), (".mov", "png", "rgba"), (".mov", "prores_ks", "yuva444p10le"),
+        (".avi", "ffv1", "bgra"), (".avi", "utvideo", "gbrap"), (".avi", "rawvideo", "bgra"),
+        (".webm", "libvpx-vp9", "yuva420p"), (".webm", "libvpx", "yuva420p"),
+    ],
+)  # fmt: skip
+def test_what_is_transparent_is_black_as_in_images(tmp_path, ending, codec, pixels, image_size):
+    picture = np.zeros((16, 32, 4), np.uint8)
+    picture[..., :3] = (200, 255, 255)
+    picture[:, 8:24, 3], picture[:, 24:28, 3] = 255, 128
+    with av.open(tmp_path / f"a{ending}", "w") as container:
+        stream = container.add_stream(codec, rate=5)
+        stream.height, stream.width, stream.pix_fmt = 16, 32, pixels
+        if ending == ".webm":
+            stream.options = {"auto-alt-ref": "0", "crf": "4", "b": "2000000"}
+        for _ in range(2):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgba").reformat(format=pixels)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    frames = read_video(tmp_path / f"a{ending}", image_size=image_size)
+    expected = read_image(tmp_path / "a.png", image_size=image_size)
+    assert expected.max() > 190
+    assert len(frames) == probe_video(tmp_path / f"a{ending}").frames == 2
+    assert np.abs(frames.astype(int) - expected).max() <= 2
+
+
+def test_music_with_a_picture_on_its_cover_is_no_film(tmp_path):
+    with av.open(tmp_path / "a.mp4", "w") as container:
+        sound = container.add_stream("aac", rate=8000)
+        cover = container.add_stream("png", rate=1)
+        cover.height, cover.width, cover.pix_fmt = 16, 16, "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic
+        noise_ = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        noise_.sample_rate = 8000
+        picture = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+        for stream, frame in ((cover, picture), (sound, noise_)):
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    for ask in (probe_video, read_video):
+        with pytest.raises(ValueError, match="expected a video; found a file without moving"):
+            ask(tmp_path / "a.mp4")
+
+
+class TestWhatDecodesIsRead:
+    def test_a_gif_without_its_end_or_with_more(self, videos, tmp_path):
+        whole, path = videos[".gif"].read_bytes(), tmp_path / "a.gif"
+        for content in (whole[:-1], whole + b"more", whole + bytes(3)):
+            path.write_bytes(content)
+            assert probe_video(path, decode=True) == probe_video(videos[".gif"])
+            np.testing.assert_array_equal(read_video(path), read_video(videos[".gif"]))
+        path.write_bytes(whole[:-3])
+        with pytest.raises(ValueError, match=r"a\.gif: expected .* whole"):
+            probe_video(path, decode=True)
+
+    @pytest.mark.parametrize("change", [8, -8])
+    def test_an_avi_whose_size_is_off_by_eight(self, videos, tmp_path, change):
+        content = bytearray(videos[".avi"].read_bytes())
+        size = int.from_bytes(content[4:8], "little") + change
+        content[4:8] = size.to_bytes(4, "little")
+        (tmp_path / "a.avi").write_bytes(content)
+        assert probe_video(tmp_path / "a.avi", decode=True) == probe_video(videos[".avi"])
+
+    def test_pictures_that_are_not_coded(self, tmp_path):
+        """Of MPEG-4: packets that say that nothing changes, of which no frame is shown."""
+        encode(tmp_path / "a.avi", "mpeg4", np.repeat(smooth((1, 32, 48, 3)), 6, axis=0))
+        with av.open(tmp_path / "a.avi") as source, av.open(tmp_path / "b.avi", "w") as target:
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for number, packet in enumerate(source.demux(video=0)):
+                if not packet.size:
+                    continue
+                content = bytes(packet)
+                if number in (2, 4):
+                    # After the start: type (2 bits), seconds (1 at least, a zero at the end), a
+                    # one, the time (4 bits of a rate of 10), a one, and whether it is coded.
+                    start = content.index(b"\0\0\1\xb6") + 4
+                    bits = int.from_bytes(content[start : start + 4])
+                    seconds = f"{bits:032b}"[2:].index("0")
+                    coded = 31 - (2 + seconds + 1 + 1 + 4 + 1)
+                    assert bits >> coded & 1
+                    bits = bits & ~(1 << coded) | (1 << coded) - 1
+                    content = content[:start] + bits.to_bytes(4)[:2]
+                changed = av.Packet(content)
+                changed.pts, changed.dts = packet.pts, packet.dts
+                changed.time_base, changed.stream = packet.time_base, stream
+                changed.is_keyframe = packet.is_keyframe
+                target.mux(changed)
+        assert probe_video(tmp_path / "b.avi") == probe_video(tmp_path / "b.avi", decode=True)
+        assert probe_video(tmp_path / "b.avi").frames == len(read_video(tmp_path / "b.avi")) == 4
 
 
 class TestWriteVideo:

@@ -233,10 +233,7 @@ def run(arguments):
     """The exit code of a command, what it printed, and what it complained of."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = main.main(arguments)
-        except SystemExit as stop:  # --help
-            code = stop.code
+        code = main.main(arguments)
     return code, out.getvalue(), err.getvalue()
 
 

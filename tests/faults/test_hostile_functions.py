@@ -99,6 +99,13 @@ def in_environment(**parts):
             os.environ["TF_CONFIG"] = before
 
 
+def dataset_of_clips(**arguments):
+    """A dataset of nine clips in three classes, which are never read."""
+    for number in range(9):
+        Path(f"clips/{number % 3}/{'abc'[number // 3]}_{number}").mkdir(parents=True, exist_ok=True)
+    return data.video_dataset_from_directory("clips", **arguments)
+
+
 OPTIONS = {
     field.name: of(getattr(config.TrainConfig(), field.name))
     for field in dataclasses.fields(config.TrainConfig)
@@ -178,6 +185,17 @@ CASES = table(
     call(clips.check_rate, what=WHAT, value=of(None, 8.0)),
     call(frames.check_indices, function=fixed("f"), indices=like((3,), "int64")),
     call(data.shared_frames, named_by=["a/0", "clips"], split=of({"train": CLIPS[:2]}, {})),
+    call(
+        "directory_dataset.video_dataset_from_directory", dataset_of_clips,
+        labels=of("inferred", None, [0, 1, 2] * 3), label_mode=of("int", "categorical", None),
+        class_names=of(None, ["0", "2", "1"]), color_mode=of("rgb", "grayscale"),
+        batch_size=of(None, 2), image_size=of((8, 8), [8, 9]), num_frames=of(2),
+        sampling=of("uniform", "window"), stride=of(1), frames_per_second=of(None, 8.0),
+        lengths=of(False, True), shuffle=of(False, True), seed=of(None, 3),
+        validation_split=of(0.3), subset=of("training", "both"), groups=of(None, "^(._)"),
+        crop_to_aspect_ratio=of(False), pad_to_aspect_ratio=of(False, True),
+        cache=of(None, "kept"), follow_links=of(False), verbose=of(False)
+    ),
     call(
         data.write_clips, root=of("/dev/null/x"), clips=of([], hostile=st.just(())),
         form=of("folders", "videos")

@@ -236,6 +236,10 @@ CASES = table(
         "predictor.Predictor.answer_clip", a_predictor, named_by=["frames"],
         path=of(Path("no"), "no.gif")
     ),
+    method(
+        "predictor.Predictor.answer_clips", a_predictor,
+        paths=of([], [Path("no"), "no.gif", 3, "\0"])
+    ),
     method("predictor.Predictor.answer_frames", a_predictor, frames=like((4, *FRAME), "uint8")),
     call(
         training.Progress, epochs=of(1, 3), steps_per_epoch=of(2), batch_size=of(8), step=of(0, 5)

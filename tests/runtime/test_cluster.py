@@ -88,6 +88,16 @@ def test_without_a_chief_worker_0_is_the_chief(tf_config):
         ({"cluster": {"worker": ["a:1"]}, "task": {**TASK, "index": -1}}, "received -1"),
         ({"cluster": {"worker": ["a:1"]}, "task": {**TASK, "index": "0"}}, "received '0'"),
         ({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}, "received None"),
+        ({"cluster": {"worker": ["a:1"]}, "task": {**TASK, "type": ["worker"]}}, "`type` is a job"),
+        ({"cluster": {"worker": ["a:1"]}, "task": {**TASK, "type": {}}}, "`type` is a job"),
+        ({"cluster": {"worker": ["a:1", "a:1"]}, "task": TASK}, "an address of its own"),
+        *[
+            ({"cluster": {"worker": [address]}, "task": TASK}, "'host:port' for each job")
+            for address in ("a:x", "a:", ":1", "a:0", "a:65536", "a b:1", "a:1\nb:2")
+        ],
+        ("[" * 100_000, "must be JSON"),
+        ('{"cluster": 1' + "0" * 5000 + "}", "must be JSON"),
+        ({"cluster": {"worker": ["a:1"]}, "task": "x" * 9000}, r"received '.{1,200}\.\.\."),
     ],
 )
 def test_a_malformed_description_is_refused(tf_config, config, message):

@@ -915,3 +915,26 @@ class TestFiles:
             read_state_dict(tmp_path / "m.safetensors")
         with pytest.raises(ValueError, match=message):
             write_state_dict(tmp_path / "m.safetensors", {})
+
+
+def test_an_lstm_without_biases_has_zeros():
+    model = keras.Sequential([keras.Input((3, 4)), LSTM(2, return_sequences=True), LSTM(2)])
+    model.add(layers.Dense(2))
+    model.set_weights([np.ones_like(weight) for weight in model.get_weights()])
+    shapes = dict(lstm_shapes("lstm", 4, 2, ["l0"])) | dict(lstm_shapes("lstm", 2, 2, ["l1"]))
+    bare = sines(
+        {k: v for k, v in shapes.items() if "bias" not in k}
+        | {"fc.weight": (2, 2), "fc.bias": (2,)}
+    )
+    zeros = {name: np.zeros(shape, "float32") for name, shape in shapes.items() if "bias" in name}
+    report = load_torch(model, bare)
+    answers = predict(model, cosines(2, 3, 4))
+    assert [move.done for move in report.moves if not move.torch] == 2 * [
+        "zeros, of an LSTM without biases"
+    ]
+    load_torch(model, bare | zeros)
+    np.testing.assert_array_equal(predict(model, cosines(2, 3, 4)), answers)
+    with pytest.raises(ValueError, match=r"like: .*bias"):  # a bias has no place there
+        to_torch(model, like=bare)
+    with pytest.raises(ValueError, match=r"no bias_hh"):  # one of two is a mistake
+        load_torch(model, bare | {"lstm.bias_ih_l0": np.zeros(8, "float32")})

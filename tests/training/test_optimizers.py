@@ -11,6 +11,7 @@ import pytest
 from keras import layers
 from oracles import assert_all_equal
 
+from keras_cnnlstm.models.captioner import captioner
 from keras_cnnlstm.training.optimizers import Adam
 
 RNG = np.random.default_rng(0)
@@ -88,6 +89,25 @@ def test_same_with_a_scaled_loss(policy):
     assert_same(found, expected, tolerance=5e-3)
 
 
+def test_a_captioner_is_clipped_as_by_the_stock_one():
+    """Its embedding has sparse gradients, and all are clipped, each by its own norm."""
+    tokens = RNG.integers(0, 9, (16, 6)).astype("int32")
+    frames = RNG.integers(0, 256, (16, 3, 8, 8, 1), np.uint8)
+
+    def trained(optimizer):
+        keras.utils.set_random_seed(1)
+        model = captioner((3, 8, 8, 1), 9, 5, lstm_units=(6,), embedding=4)
+        model.compile(optimizer, "sparse_categorical_crossentropy")
+        for _ in range(3):
+            model.train_on_batch({"frames": frames, "tokens": tokens[:, :-1]}, tokens[:, 1:])
+        return state(model), [v for v in optimizer.variables if v.path.endswith("momentum")]
+
+    found, momenta = trained(Adam(clipnorm=0.1))
+    assert_same(found, trained(keras.optimizers.Adam(clipnorm=0.1))[0])
+    norms = [np.linalg.norm(average) for average in momenta]  # of gradients of one direction
+    np.testing.assert_allclose(max(norms), 0.1 * (1 - 0.9**3), rtol=0.05)
+
+
 def test_the_formula_of_the_paper():
     """Algorithm 1 in double precision, with the epsilon of the end of section 2."""
     weight, optimizer = keras.Variable(RNG.normal(size=(3, 2))), Adam(0.1, epsilon=1e-2)
@@ -147,6 +167,7 @@ _MIRRORED = """
 import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from keras_cnnlstm.models.captioner import captioner
 from keras_cnnlstm.training.optimizers import Adam
 
 def weights(kind):

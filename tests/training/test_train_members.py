@@ -22,7 +22,7 @@ from keras_cnnlstm.training.run_directory import Run, load_config, load_run
 from keras_cnnlstm.training.trainer import member_configs, train
 
 OPTIONS = {
-    "length": 2, "encoder_filters": (4, 8, 8), "lstm_units": (4,),
+    "length": 2, "encoder_filters": (4,), "lstm_units": (4,),
     "dropout": 0.1, "ema": 0.9, "epochs": 2, "steps_per_epoch": 4, "batch_size": 8,
     "validation_sequences": 16, "test_sequences": 40, "precision": "float32",
     "ensemble": ("small_cnn", "residual_cnn"), "seed": 5,
@@ -100,10 +100,15 @@ def test_an_ensemble_is_a_run_directory_and_so_is_each_member(whole):
     assert told["training"]["seconds"] == pytest.approx(seconds, abs=0.1)
 
 
-def test_the_command_tells_what_each_member_is(whole, copy, capsys):
+def test_one_that_is_stopped_says_how_it_goes_on_and_what_each_member_is(whole, copy, capsys):
     (copy / "model.keras").unlink()
     shutil.rmtree(copy / "members" / "2")  # as if stopped at its very start
     (copy / "members" / "2" / "checkpoints").mkdir(parents=True)
+    message = break_off(config(copy), 3, member=2, stop=True, resume=True)
+    assert message == (
+        f"stopped after batch 3 of 8; go on with: keras-cnnlstm train --resume {copy}"
+    )
+    capsys.readouterr()
     assert main.main(["train", "--resume", str(copy)]) == 0
     out = capsys.readouterr().out
     assert "member    1 of 2, seed 5, small_cnn\ntrained   already\n" in out
@@ -154,15 +159,6 @@ def test_a_run_that_broke_off_ends_as_if_it_had_not(member, batches, whole, tmp_
     again = train(given, resume=True)
     assert_same(again, whole)
     assert without_times(again.metrics) == without_times(whole.metrics)
-
-
-def test_one_that_is_stopped_says_how_all_go_on(whole, tmp_path):
-    given = config(tmp_path / "run")
-    message = break_off(given, 3, member=2, stop=True)
-    assert message == (
-        f"stopped after batch 3 of 8; go on with: keras-cnnlstm train --resume {tmp_path}/run"
-    )
-    assert_same(train(given, resume=True), whole)
 
 
 def test_a_finished_one_is_scored_again_and_trains_nothing(whole, copy, monkeypatch):

@@ -91,6 +91,26 @@ def test_two_workers_train_as_one_and_the_chief_writes(alone, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "bound"), [("sgd", 0.01, 5e-5), ("adam", 1e-3, 1e-2)]
+)
+def test_how_far_rounding_leads_two_workers_from_one(optimizer, rate, bound, tmp_path, record):
+    """Adam divides a gradient that is almost 0 by its own size, and so magnifies its rounding."""
+    words = [
+        "--encoder", "small_cnn", "--batch-size", 64, "--steps-per-epoch", 50, "--epochs", 1,
+        "--precision", "float32", "--validation-sequences", 64, "--test-sequences", 64,
+        "--optimizer", optimizer, "--learning-rate", rate, "--run-dir",
+    ]  # fmt: skip
+    found = []
+    for workers in (1, 2):
+        finish(start(workers, *words, tmp_path / str(workers)))
+        found.append(load_run(tmp_path / str(workers)).model.get_weights())
+    apart = max(np.abs(a - b).max() for a, b in zip(*found, strict=True))
+    record(f"{optimizer}: weights of two workers {apart:.1e} from those of one after 50 steps")
+    assert apart < bound
+
+
+@pytest.mark.slow
 def test_workers_need_a_directory_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = finish(start(2, *OPTIONS, "--epochs", 1), codes=[2, 2])
