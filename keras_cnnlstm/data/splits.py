@@ -333,7 +333,7 @@ def groups_of(
     return {clip.name: _matched_group(clip, pattern) for clip in clips}
 
 
-_PATIENCE = 2  # seconds for one name: patterns such as (a+)+b take for ever on some
+_PATIENCE = 2  # seconds for one name: patterns such as (a+)+b take without end on some
 
 
 def _matched_group(clip, pattern):

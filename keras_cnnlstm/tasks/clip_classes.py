@@ -45,8 +45,11 @@ class Classes(Task):
         of_text = all(isinstance(name, str) for name in names)
         least = self.fewest_classes
         if len(names) < least or not of_text or len(set(names)) < len(names):
+            rule = (
+                "one name or more, all different" if least == 1 else "two different names or more"
+            )
             raise ValueError(
-                f"{type(self).__name__}: `class_names` must be different names, {least} or more; "
+                f"{type(self).__name__}: `class_names` must be {rule}; "
                 f"received {short_repr(self.class_names)}."
             )
         object.__setattr__(self, "class_names", tuple(names))

@@ -1,4 +1,4 @@
-"""Which labels does a clip have? Any number of them at once, each answered by itself."""
+"""Which labels does a clip have? Any number of them at once."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar

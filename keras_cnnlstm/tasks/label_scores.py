@@ -15,7 +15,7 @@ from keras_cnnlstm.utils.validation import as_numbers, check_names, short_repr
 OVERLAPS = (10, 25, 50)
 """Percent by which an answered segment must overlap a true one, in segmental F1."""
 
-_RESAMPLES = 1000  # of a bootstrap that scores anew each time
+_RESAMPLES = 1000  # of a bootstrap that scores each time
 
 
 def label_scores(

@@ -78,12 +78,12 @@ class TestTargets:
     @pytest.mark.parametrize(
         ("build", "message"),
         [
-            (lambda: ClipLabels(()), "class_names.*1 or more"),
+            (lambda: ClipLabels(()), "class_names.*one name or more"),
             (lambda: ClipValues(()), "value_names"),
             (lambda: ClipValues(("x",), (0.0, 1.0)), "mean"),
             (lambda: ClipValues(("x",), (0.0,), (0.0,)), "deviation"),
             (lambda: ClipValues(length=0), "length"),
-            (lambda: ClipSegments(("a",)), "class_names.*2 or more"),
+            (lambda: ClipSegments(("a",)), "class_names.*two different names or more"),
         ],
     )
     def test_refused(self, build, message):
