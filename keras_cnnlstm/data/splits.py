@@ -333,7 +333,7 @@ def groups_of(
     return {clip.name: _matched_group(clip, pattern) for clip in clips}
 
 
-_PATIENCE = 2  # seconds for one name: patterns such as (a+)+b take without end on some
+_PATIENCE = 2  # seconds for one name: patterns such as (a+)+b may never end
 
 
 def _matched_group(clip, pattern):
