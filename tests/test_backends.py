@@ -47,7 +47,14 @@ def run_on_jax(*jobs):
 def test_every_model_answers_on_jax():
     run_on_jax(
         (["models/test_contract"], "-k", "TestContract and answers and not float16"),
-        (["layers/test_layers", "layers/test_cnn_layers", "layers/test_motion"],),
+        (
+            [
+                "layers/test_layers",
+                "layers/test_cnn_layers",
+                "layers/test_motion",
+                "layers/test_frames_model",
+            ],
+        ),
     )
 
 

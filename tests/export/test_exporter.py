@@ -690,7 +690,7 @@ class TestPlace:
             export(flat_mlp(SHAPE, 3, units=(4,)), tmp_path, version=2)
         assert tree(tmp_path) == before
 
-    @pytest.mark.parametrize("version", [0, -1, 1.0, True, "1", 10**18, 10**5000])
+    @pytest.mark.parametrize("version", [0, -1, 1.0, True, "1", 10**18, 10**30])
     def test_must_be_a_version(self, model, version, tmp_path):
         with pytest.raises(ValueError, match=r"`version` must be .*received"):
             export(model, tmp_path, version=version)
@@ -783,7 +783,7 @@ class TestArguments:
             (lambda: one_input("images", "uint8"), "the input `frames`.*received images uint8"),
             (lambda: one_input("frames", "float32"), "the input `frames`.*received frames float32"),
             (two_inputs, "received frames uint8, other float32"),
-            (type("Own", (keras.Model,), {}), "the input `frames`.*received none"),
+            (type("Own", (keras.Model,), {}), "must be functional.*received Own"),
             (lambda: one_input(shape=(4, 4, 12, 12, 1)), r"frames \(B, T, H, W, C\) of any B"),
             (lambda: one_input(shape=(None, 4, None, 12, 1)), "with known sizes after T"),
         ],
