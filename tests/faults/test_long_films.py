@@ -12,7 +12,7 @@ av = pytest.importorskip("av")
 
 FRAMES = 36_000  # an hour at 10 a second
 KEPT = 32 * 32 * 3  # bytes of a frame in the model's form: 111 MB in all
-MOST = 150  # MB that an hour may take more than a second; 23 of them are signatures of frames
+MOST = 90  # MB that an hour may take more than a second: signatures of frames, and their copy
 
 CODE = """
 import json, resource, sys
