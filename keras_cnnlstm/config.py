@@ -47,9 +47,9 @@ _WITH_ENCODER = ("cnn_lstm", "bag_of_frames", "early_fusion_cnn", "image_cnn")
 _FRAME_BY_FRAME = ("cnn_lstm", "bag_of_frames", "image_cnn", "captioner")
 _ENCODER_RULE = f"one of {', '.join(get_args(Encoder))}, a .keras file, or run directories"
 _OF_CLIPS = (
-    "image_size", "fit", "color_mode", "groups", "skip_broken", "flip", "sampling", "stride",
-    "frames_per_second", "folds", "motion_seconds", "labels", "frame_numbers", "class_weight",
-    "focal",
+    "image_size", "fit", "color_mode", "depth_range", "groups", "skip_broken", "flip", "sampling",
+    "stride", "frames_per_second", "folds", "motion_seconds", "labels", "frame_numbers",
+    "class_weight", "focal",
 )  # fmt: skip
 _DATA_SETS = ("digits", "mnist", "kmnist")  # names that never mean a folder
 _GROUP = 4  # sequences that exchange their frames where supervision is "permuted"
@@ -177,6 +177,10 @@ class ModelConfig:
     color_mode: Literal["rgb", "grayscale", "inverted"] = "rgb"
     """Colors of the frames of clips. "inverted" is grayscale with black and white exchanged: dark
     strokes on light paper become light on dark."""
+
+    depth_range: tuple[float, float] | None = None
+    """Values of images of 16 bits, as of depth cameras, that become 0 and 255: 500 4500 for half a
+    metre to four and a half, in mm. Default: 0 65535."""
 
     labels: str | None = None
     """Table of labels, .csv, .tsv or .jsonl: a row a clip, with the columns clip (its path below
@@ -366,6 +370,8 @@ class ModelConfig:
             usual = field.name not in _OF_CLIPS or getattr(self, field.name) == field.default
             rule = f"be left out unless --data is an existing folder of clips ({self.data} is none)"
             self._require(field.name, usual, rule)
+        low, high = self.depth_range or (0, 1)
+        self._require("depth_range", low < high, "begin with the smaller of two numbers")
         self._require("encoder", _known(self.encoder), f"be {_ENCODER_RULE}")
         runs, small = self.encoder_runs, self.encoder in get_args(Small)
         self._require(
@@ -722,7 +728,7 @@ class TrainConfig(ModelConfig):
         config = self.resolved
         names = ["length", "min_length"]
         if self.reads_clips:
-            names += ["sampling", "stride", "frames_per_second", "fit"]
+            names += ["sampling", "stride", "frames_per_second", "fit", "depth_range"]
         source = {"invert": self.invert} if self.reads_clips else {"dataset": self.data}
         read = {name: getattr(config, name) or None for name in names}
         return {"name": config.task, **read, **source}

@@ -315,6 +315,7 @@ def _stream(command):
         channels=channels,
         invert=command.invert != run.config.invert,
         fit=run.config.fit,
+        depth_range=run.config.depth_range,
         every=command.every,
         frames_per_second=run.config.frames_per_second or None,
     )

@@ -31,7 +31,14 @@ from keras_cnnlstm.data.clips import (
 )
 from keras_cnnlstm.data.clips import class_names as classes_of
 from keras_cnnlstm.data.digit_batches import check_batches
-from keras_cnnlstm.data.frames import Fit, check_channels, check_fit, checked_size
+from keras_cnnlstm.data.frames import (
+    DepthRange,
+    Fit,
+    check_channels,
+    check_depth_range,
+    check_fit,
+    checked_size,
+)
 from keras_cnnlstm.data.splits import PARTS, split_clips
 from keras_cnnlstm.utils.environment import num_cores
 from keras_cnnlstm.utils.validation import as_path, check_names, check_number, short_repr
@@ -57,6 +64,7 @@ def clip_sequences(
     channels: int = 1,
     invert: bool = False,
     fit: Fit = "letterbox",
+    depth_range: DepthRange | None = None,
     split: str | None = None,
     seed: int | None = None,
     class_names: Sequence[str] | None = None,
@@ -87,6 +95,7 @@ def clip_sequences(
         invert: turn dark on light into light on dark.
         fit: how frames of another aspect ratio are brought to `image_size`, as in
             `frames.load_frames`.
+        depth_range: of images of 16 bits, as in `frames.load_frames`.
         split: "train", "validation" or "test" takes this part of a folder, by the defaults of
             `splits.split_clips`; `None` takes all clips.
         seed: any integer; the dataset is then endless, in a new order on each pass over the clips.
@@ -143,9 +152,11 @@ def clip_sequences(
     check_channels("clip_sequences", channels)
     image_size = checked_size("clip_sequences", image_size)
     check_fit("clip_sequences", fit)
+    check_depth_range("clip_sequences", depth_range)
     check_sampling("clip_sequences", length, sampling, stride)
     check_rate("clip_sequences: `frames_per_second`", frames_per_second)
     form = {"image_size": image_size, "channels": channels, "invert": invert, "fit": fit}
+    form["depth_range"] = depth_range
     kept = cache if isinstance(cache, ClipCache) else _cache(cache, form, frames_per_second)
     read = functools.partial(read_chosen, cache=kept, form=form)
     check_number("clip_sequences: `balance`", balance, 0, 1 if seed is not None else 0)

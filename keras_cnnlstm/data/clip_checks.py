@@ -5,6 +5,7 @@ same pass makes a small signature of each frame, by which those are found that t
 share, and can hand the frames to a cache.
 """
 
+import contextlib
 import hashlib
 import itertools
 from collections import Counter
@@ -37,6 +38,7 @@ from keras_cnnlstm.data.frames import (
     is_hidden,
     is_image,
     natural_order,
+    opened_image,
     upright_image,
 )
 from keras_cnnlstm.data.labels import labelled_clips, read_labels
@@ -46,6 +48,7 @@ from keras_cnnlstm.tasks import task_class
 from keras_cnnlstm.utils.environment import Progress, num_cores
 from keras_cnnlstm.utils.validation import as_path, check_instance, check_integer
 
+_DARK = 8192  # an eighth of 65,536
 _LARGE = 4096  # pixels of a side from which an image is probably not meant as a frame
 _ALIKE = 4  # levels by which no pixel of the signatures of one frame differs
 _PLAIN = 16  # levels between the darkest and the lightest pixel of a signature that tells something
@@ -243,6 +246,7 @@ def _check_folder(clip, root, problems, cache):
         problems.append(_empty_clip(clip, others))
         return None, None, _Look()
     problems += stray_files(clip.name, clip.name, [p for p in others if not p.is_symlink()])
+    problems += _dark_depths(files[0], clip)
     try:
         look = _decoded(clip, cache)
     except Exception:  # a damaged file can fail anywhere in the reading of it
@@ -251,6 +255,16 @@ def _check_folder(clip, root, problems, cache):
     if any(problem.fatal for problem in problems):
         return None, None, look
     return ClipInfo(len(files), *look.size, None), look.digest.digest(), look
+
+
+def _dark_depths(path, clip) -> Iterator[Problem]:
+    """Whether images of 16 bits, such as of a depth camera, would be nearly black."""
+    with contextlib.suppress(OSError, ValueError), opened_image(path) as image:
+        most = np.asarray(image).max() if image.mode.startswith("I") else _DARK
+        if most < _DARK:
+            reason = f"images of 16 bits with values up to {most:,}, so nearly black; give a "
+            reason += "--depth-range, such as 0 and that number"
+            yield Problem(clip.name, clip.name, "depth", reason, False)
 
 
 def _image_by_image(files, root, clip, problems):

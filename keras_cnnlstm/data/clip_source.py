@@ -92,6 +92,7 @@ class ClipSource:
         speaks = task_class(config.task or "clip", clips=True).output == "tokens"
         self._captions = clip_captions(config.data, clips) if speaks else None
         self._strays: list[str] = []
+        self._dark: list[str] = []
         self.left_out: list[str] = []
         self.leaks: list[str] = []
         self._folds: list[Split] = []
@@ -156,6 +157,7 @@ class ClipSource:
         self._leave_out(report.problems)
         if config.skip_broken:
             self._decide(self._divided(report.usable, groups))
+        self._dark = [f"{p.place}: {p.reason}" for p in report.problems if p.type == "depth"]
         for problem in report.problems:
             place = "" if problem.place == "." else f"{problem.place}/"
             self._strays += [f"{place}{name}" for name in problem.files]
@@ -232,6 +234,8 @@ class ClipSource:
                 f"\nnote      {many:,} clips of {most}, but {few:,} of {least}: look at the recall "
                 "of each class, since accuracy says little"
             )
+        if self._dark and not self._config.depth_range:
+            text += f"\nnote      {self._dark[0]}"
         for what, found in (("left out", self.left_out), ("leak", self.leaks)):
             text += "".join(f"\n{what:9} {line}" for line in found[:_TOLD])
             if len(found) > _TOLD:
@@ -354,7 +358,8 @@ class ClipSource:
         self.save_lists(path)
         height, width, channels = self.frame_shape
         size, fit = (height, width), self._config.fit
-        frames = read_clip(self.split.test[0], image_size=size, channels=channels, fit=fit)
+        form: dict[str, Any] = {"image_size": size, "channels": channels, "fit": fit}
+        frames = read_clip(self.split.test[0], **form, depth_range=self._config.depth_range)
         write_example(path / "example", frames)
 
     def save_lists(self, path: Path) -> None:
@@ -426,7 +431,7 @@ def decoded_clips(config: TrainConfig) -> ClipCache | None:
     if config.cache == "none":
         return None
     form: dict[str, Any] = {"image_size": config.image_size, "channels": config.channels}
-    form |= {"invert": config.invert, "fit": config.fit}
+    form |= {"invert": config.invert, "fit": config.fit, "depth_range": config.depth_range}
     options: dict[str, Any] = {"frames_per_second": config.frames_per_second or None}
     if config.cache:
         folder = Path(config.cache)
@@ -459,6 +464,7 @@ def clip_batches(config, task, clips, **options):
         frames_per_second=config.frames_per_second or None,
         invert=config.invert,
         fit=config.fit,
+        depth_range=config.depth_range,
         batch_size=config.batch_size,
         **_asked(config, task),
         **options,

@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_cnnlstm.data.frames import (
+    DepthRange,
     Fit,
     check_channels,
+    check_depth_range,
     check_fit,
     check_indices,
     checked_size,
@@ -96,7 +98,7 @@ class Problem:
         place: the clip's name, or the path of the file or folder, relative to the root, with `/`.
         clip: name of the clip that has it; `None` if it is in none.
         type: "label", "unreadable", "empty", "link", "name", "stray", "one frame", "sizes",
-            "large", "duplicate" or "split".
+            "large", "depth", "duplicate" or "split".
         reason: what is wrong, in a sentence.
         fatal: whether the clip, or the folder, cannot be used as it is.
         files: names of the files that are left out, of type "stray".
@@ -325,6 +327,7 @@ def read_clip(
     channels: int = 1,
     invert: bool = False,
     fit: Fit = "letterbox",
+    depth_range: DepthRange | None = None,
 ) -> np.ndarray:
     """Reads frames of a clip, as `frames.load_frames` does.
 
@@ -335,6 +338,7 @@ def read_clip(
         channels: 1 for grey, 3 for colour.
         invert: turn dark on light into light on dark.
         fit: how frames of another aspect ratio are brought to `image_size`.
+        depth_range: of images of 16 bits, as in `frames.load_frames`.
 
     Returns:
         `(n, H, W, C)` uint8. No more frames than these are in memory at any time.
@@ -356,7 +360,7 @@ def read_clip(
                 f"{clip.path}: expected {indices[-1] + 1} frames or more; found {len(files)}."
             )
         files = [files[i] for i in indices]
-    return load_frames(files, **options)
+    return load_frames(files, **options, depth_range=depth_range)
 
 
 def clip_frames(
@@ -366,6 +370,7 @@ def clip_frames(
     channels: int = 3,
     invert: bool = False,
     fit: Fit = "letterbox",
+    depth_range: DepthRange | None = None,
     step: float = 1.0,
     observe: Observe | None = None,
 ) -> Iterator[np.ndarray]:
@@ -383,7 +388,7 @@ def clip_frames(
             image = upright_image(files[number])
             if observe:
                 observe_image(image, observe)
-            yield fit_image(image, **form)
+            yield fit_image(image, **form, depth_range=depth_range)
 
 
 def observe_image(image: "PillowImage", observe: Observe) -> None:
@@ -431,6 +436,7 @@ def iterate_frames(
     channels: int = 1,
     invert: bool = False,
     fit: Fit = "letterbox",
+    depth_range: DepthRange | None = None,
     every: int = 1,
     frames_per_second: float | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
@@ -442,6 +448,7 @@ def iterate_frames(
         channels: 1 for grey, 3 for colour.
         invert: turn dark on light into light on dark.
         fit: how frames of another aspect ratio are brought to `image_size`.
+        depth_range: as in `read_clip`.
         every: step from one frame to the next; 2 leaves out every second frame.
         frames_per_second: the frames of a video at this rate, of which `every` takes some; `None`
             for all. A folder of images has no time, nor has a GIF without durations: each of its
@@ -459,6 +466,7 @@ def iterate_frames(
     source = as_path("iterate_frames: `source`", source)
     image_size = checked_size("iterate_frames", image_size)
     check_fit("iterate_frames", fit)
+    check_depth_range("iterate_frames", depth_range)
     check_integer("iterate_frames: `every`", every, 1, _MOST)
     check_rate("iterate_frames: `frames_per_second`", frames_per_second)
     clip = Clip(source, "", "")
@@ -468,6 +476,7 @@ def iterate_frames(
     if not clip.is_video:
         names = map(str, frame_files(source)[::every])
     form: Any = {"image_size": image_size, "channels": channels, "invert": invert, "fit": fit}
+    form["depth_range"] = depth_range
     yield from zip(names, clip_frames(clip, step=step, **form), strict=False)
 
 

@@ -172,10 +172,11 @@ def _from_tfds(name: str, data_dir: str | Path | None) -> DigitSplits:
 
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
+    except (tfds.core.registered.DatasetNotFoundError, AssertionError, ValueError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]  # or an unknown version
         raise ValueError(
             f"load_digits: `name` must be {BUNDLED!r} or an image set of TensorFlow Datasets, "
-            f"such as 'mnist'; received {name!r} ({str(error).splitlines()[0]}). A folder of "
+            f"such as 'mnist'; received {name!r} ({lines[0]}). A folder of "
             "clips, which --data takes too, must exist."
         ) from error
     features = dict(builder.info.features or {})

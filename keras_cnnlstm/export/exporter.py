@@ -208,8 +208,8 @@ def write_model(source: Source, format: str, directory: Path) -> dict[str, Any]:
         The content of `parity.json`: what `parity.prove` found, and the model's precision.
     """
     kind, model, class_names = FORMATS[format], source.model, source.class_names
-    fit = (source.task or {}).get("fit", "letterbox")
-    signatures, float32_twin = kind.write(model, class_names, fit, kind.path(directory))
+    form = {name: (source.task or {}).get(name) for name in ("fit", "depth_range")}
+    signatures, float32_twin = kind.write(model, class_names, form, kind.path(directory))
     own = precision(model)
     half = own != "float32"
     rounds = half and float32_twin is not None

@@ -45,7 +45,7 @@ class Format:
 
     purpose: str
     file: str
-    write: "Callable[[keras.Model, Sequence[str], str, Path], Written]"
+    write: "Callable[[keras.Model, Sequence[str], dict[str, Any], Path], Written]"
     open: Callable[[Path], dict[str, Signature]]
     packages: tuple[str, ...] = ()
     versioned: bool = False
@@ -59,21 +59,21 @@ class Format:
         return directory / ("assets" if self.versioned else "") / "metadata.json"
 
 
-def _write_saved_model(model, class_names, fit, path):
+def _write_saved_model(model, class_names, form, path):
     from keras_cnnlstm.export import portable, signatures
 
     twin = portable.portable_copy(model)
     functions = {"serving_default": signatures.serving(twin, class_names)}
     frames = signatures.input_specs(twin)["frames"]
     if frames.shape.rank in (4, 5) and frames.shape[-1] in (1, 3):
-        functions["serve_images"] = signatures.image_serving(twin, class_names, fit=fit)
+        functions["serve_images"] = signatures.image_serving(twin, class_names, **form)
     functions |= signatures.streaming(twin)
     _save(twin, functions, path)
     _check_no_cudnn(path / FORMATS["saved_model"].file)
     return list(functions), None
 
 
-def _write_litert(model, class_names, fit, path):
+def _write_litert(model, class_names, form, path):
     import tensorflow as tf
 
     from keras_cnnlstm.export import portable, signatures
@@ -101,7 +101,7 @@ def _write_litert(model, class_names, fit, path):
     return list(functions), twin
 
 
-def _write_onnx(model, class_names, fit, path):
+def _write_onnx(model, class_names, form, path):
     import tensorflow as tf
     import tf2onnx
 

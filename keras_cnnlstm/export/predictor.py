@@ -202,7 +202,9 @@ class Predictor:
         invert = invert != bool(self.task_metadata.get("invert"))
         fit = self.task_metadata.get("fit", "letterbox")
         size = tuple(image_size)
-        return {"image_size": size, "channels": channels, "invert": invert, "fit": fit}
+        form: dict[str, Any] = {"image_size": size, "channels": channels, "invert": invert}
+        depth_range = self.task_metadata.get("depth_range")
+        return {**form, "fit": fit, "depth_range": depth_range and tuple(depth_range)}
 
     def _check_count(self, count: int, what: str) -> None:
         low, high = self.frame_counts

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_cnnlstm.data.frames import Fit
+from keras_cnnlstm.data.frames import DepthRange, Fit
 from keras_cnnlstm.models.streaming import step_model
 from keras_cnnlstm.tasks.metrics import read_text
 from keras_cnnlstm.tasks.vocabulary import pieces
@@ -70,10 +70,17 @@ def serving(model: keras.Model, class_names: Sequence[str] = (), *, checked: boo
     return tf.function(serving_default, autograph=False).get_concrete_function(**specs)
 
 
-def image_serving(model: keras.Model, class_names: Sequence[str], *, fit: Fit = "letterbox"):
+def image_serving(
+    model: keras.Model,
+    class_names: Sequence[str],
+    *,
+    fit: Fit | None = None,
+    depth_range: DepthRange | None = None,
+):
     """The same function for encoded images, PNG or JPEG: from `images (B, T)` strings.
 
-    From `images (B,)` where the model reads one image. `fit` is that of the model's training.
+    From `images (B,)` where the model reads one image. The options are those of the model's
+    training; `fit` is letterbox by default.
     """
     specs = input_specs(model)
     frames = specs.pop("frames")
@@ -81,7 +88,9 @@ def image_serving(model: keras.Model, class_names: Sequence[str], *, fit: Fit = 
 
     def serve_images(images, **inputs):
         images = _checked_shape("images", images, frames)
-        inputs["frames"] = decode_images(images, tuple(frames.shape[-3:]), fit)
+        inputs["frames"] = decode_images(
+            images, tuple(frames.shape[-3:]), fit or "letterbox", depth_range
+        )
         return _named(call(model, _checked(inputs, {"frames": frames, **specs})), class_names)
 
     function = tf.function(serve_images, autograph=False)
@@ -127,21 +136,24 @@ def step_of(model: keras.Model) -> keras.Model | None:
 
 
 def decode_images(
-    images: tf.Tensor, frame_shape: tuple[int, int, int], fit: Fit = "letterbox"
+    images: tf.Tensor,
+    frame_shape: tuple[int, int, int],
+    fit: Fit = "letterbox",
+    depth_range: DepthRange | None = None,
 ) -> tf.Tensor:
     """Decodes the bytes of PNG or JPEG files inside a graph, `(B, T)` or `(B,)` strings.
 
     Images become frames as `load_frames` makes them: upright by their EXIF orientation, transparent
     parts on black, grey or colour as C is 1 or 3, scaled by averaging over areas, brought to the
-    aspect ratio by `fit`. Images of more than `MAX_PIXELS` are refused: a small file can hold a
-    very large one.
+    aspect ratio by `fit`, those of 16 bits by `depth_range`. Images of more than `MAX_PIXELS` are
+    refused: a small file can hold a very large one.
 
     Returns:
         `(B, T, H, W, C)` uint8, or `(B, H, W, C)`.
     """
     flat = _checked_encoding(tf.reshape(images, [-1]))  # (B*T,)
     frames = tf.map_fn(
-        lambda image: _frame(image, frame_shape, fit),
+        lambda image: _frame(image, frame_shape, fit, depth_range),
         flat,
         parallel_iterations=_AT_ONCE,
         fn_output_signature=tf.TensorSpec(frame_shape, tf.uint8),
@@ -207,14 +219,14 @@ def _starts_with(images, magic):
     return tf.strings.substr(images, 0, len(magic)) == magic
 
 
-def _frame(image, shape, fit):
+def _frame(image, shape, fit, depth_range):
     """One encoded image -> `(H, W, C)` uint8."""
     png = _starts_with(image, _PNG)
     size = tf.cond(png, lambda: _png_size(image), lambda: tf.io.extract_jpeg_shape(image)[:2])
     pixels = tf.reduce_prod(tf.cast(size, tf.int64))
     message = f"`images`: expected at most {MAX_PIXELS:,} pixels; received"
     image = _asserted(image, pixels <= MAX_PIXELS, message, size)
-    rgb = tf.cond(png, lambda: _decode_png(image), lambda: _decode_jpeg(image))
+    rgb = tf.cond(png, lambda: _decode_png(image, depth_range), lambda: _decode_jpeg(image))
     rgb = _upright(rgb, _orientation(image, png))
     image = _grey(rgb) if shape[2] == 1 else rgb
     frame = _letterbox(image, shape) if fit == "letterbox" else _filling(image, shape, fit)
@@ -227,11 +239,11 @@ def _png_size(image):
     return tf.io.decode_raw(header, tf.int32, little_endian=False)[::-1]
 
 
-def _decode_png(image):
+def _decode_png(image, depth_range):
     """`(h, w, 3)` float32, integers, transparent parts on black."""
     rgba = tf.cast(tf.io.decode_png(image, channels=4), tf.float32)
     if_deep = tf.strings.substr(image, 24, 2) == b"\x10\0"  # grey of 16 bits
-    rgba = tf.cond(if_deep, lambda: _decode_deep(image), lambda: rgba)
+    rgba = tf.cond(if_deep, lambda: _decode_deep(image, depth_range), lambda: rgba)
     # Where an image of fewer bits has no alpha, the decoder puts 1, 3 or 15 for opaque, not 255.
     bits = tf.io.decode_raw(tf.strings.substr(image, 24, 1), tf.uint8)[0]
     opaque = 2.0 ** tf.cast(tf.minimum(bits, 8), tf.float32) - 1
@@ -240,10 +252,12 @@ def _decode_png(image):
     return _round(rgba[..., :3] * (alpha / 255.0))
 
 
-def _decode_deep(image):
+def _decode_deep(image, depth_range):
     """A grey PNG of 16 bits as `(h, w, 4)` float32, integers to 255."""
     grey = tf.io.decode_png(image, channels=1, dtype=tf.uint16)
-    grey = _round(tf.cast(grey, tf.float32) / 257.0)
+    low, high = depth_range or (0, 65535)
+    grey = (tf.clip_by_value(tf.cast(grey, tf.float64), low, high) - low) * (255 / (high - low))
+    grey = tf.cast(tf.round(grey), tf.float32)
     return tf.concat([grey, grey, grey, tf.fill(tf.shape(grey), 255.0)], axis=-1)
 
 

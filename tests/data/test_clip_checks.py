@@ -604,3 +604,11 @@ class TestForTraining:
             save_frames(sound / "only" / "it" / f"{i}", noise(i))
         (reason,) = self.refused(sound / "only")
         assert "two different names or more" in reason
+
+    def test_depths_that_would_be_nearly_black_are_noted(self, sound):
+        for name, most in (("fall/3", 4500), ("rise/3", 60_000)):
+            save_frames(sound / name, np.linspace(0, most, 144).reshape(3, 6, 8).astype(np.uint16))
+        report = check_clips(sound)
+        assert found(report, "depth") == [("fall/3", "fall/3", False)]
+        assert "up to 1,479" in reason(report, "fall/3")
+        assert "--depth-range" in reason(report, "fall/3")

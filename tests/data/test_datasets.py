@@ -149,6 +149,8 @@ class TestWithoutNetwork:
 
 class TestUnsuitableDataSets:
     def test_an_unknown_name(self, tmp_path):
+        with pytest.raises(ValueError, match=r"'mnist:9\.9\.9' .* version 9\.9\.9"):
+            load_digits("mnist:9.9.9", tmp_path)
         with pytest.raises(ValueError, match=r"or an image set of TensorFlow Datasets.*'nope'"):
             load_digits("nope", tmp_path)
 

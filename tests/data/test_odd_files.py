@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageCms
 
+from keras_cnnlstm.data import frames
 from keras_cnnlstm.data.clip_batches import clip_sequences
 from keras_cnnlstm.data.clips import Clip
 from keras_cnnlstm.demo.session import DemoAnswers
@@ -182,14 +183,14 @@ def page(predictor, path):
     return answers.from_files([path])
 
 
-def read_by_all(path, *, fit="letterbox", channels=3):
+def read_by_all(path, *, fit="letterbox", channels=3, depth_range=None):
     """The frames `(n, H, W, C)` that each door reads of a file, by the door."""
     image = path.parent.name == "clip"
     clip = Clip(path.parent if image else path, "a", "a/clip")
-    options = {"image_size": SIZE, "channels": channels, "fit": fit}
+    options = {"image_size": SIZE, "channels": channels, "fit": fit, "depth_range": depth_range}
     (inputs, _), *_ = clip_sequences([clip], length=None, batch_size=1, **options)
     predictor = Predictor(
-        None, (None, *SIZE, channels), True, None, {"sampling": "first", "fit": fit}
+        None, (None, *SIZE, channels), True, None, {"sampling": "first", **options}
     )
     doors = {
         "train": inputs["frames"].numpy()[0],
@@ -199,7 +200,11 @@ def read_by_all(path, *, fit="letterbox", channels=3):
     if image:
         doors["predict a folder"] = predictor.clip_frames(path.parent)[0]
     if image and path.suffix in SERVED:
-        doors["serve_images"] = SERVE[fit, channels](tf.constant([path.read_bytes()])).numpy()
+        asked = tf.constant([path.read_bytes()])
+        served = SERVE[fit, channels](asked)
+        if depth_range:
+            served = decode_images(asked, (*SIZE, channels), fit, depth_range)
+        doors["serve_images"] = served.numpy()
     return doors
 
 
@@ -227,10 +232,10 @@ def test_an_odd_image_is_the_same_at_every_door(name, tmp_path):
         doors = read_by_all(path, fit=fit, channels=channels)
         known = doors["train"]
         assert known.shape == (1, *SIZE, channels)
-        for door, frames in doors.items():
+        for door, found in doors.items():
             # Means of thousands of pixels are rounded otherwise in float32.
             most = int(name == "long side.png" and door == "serve_images")
-            np.testing.assert_allclose(frames.astype(int), known, atol=most, err_msg=door)
+            np.testing.assert_allclose(found.astype(int), known, atol=most, err_msg=door)
 
 
 @pytest.mark.parametrize("name", FILMS)
@@ -238,8 +243,8 @@ def test_an_odd_film_is_the_same_at_every_door(name, tmp_path):
     FILMS[name](str(tmp_path / name) if name[-3:] != "gif" else tmp_path / name)
     doors = read_by_all(tmp_path / name)
     assert len(doors["train"]) == (1 if name == "one frame.mp4" else 3)
-    for door, frames in doors.items():
-        np.testing.assert_array_equal(frames, doors["train"], err_msg=door)
+    for door, found in doors.items():
+        np.testing.assert_array_equal(found, doors["train"], err_msg=door)
 
 
 def red_above(frame):
@@ -267,10 +272,10 @@ def test_an_orientation_puts_up_what_the_camera_saw(number, tmp_path):
 )
 def test_pixel_forms_of_films_keep_the_picture(name, tmp_path):
     FILMS[name](str(tmp_path / name))
-    for frames in read_by_all(tmp_path / name, fit="stretch").values():
+    for first, *_ in read_by_all(tmp_path / name, fit="stretch").values():
         expected = FILM[0].reshape(12, 2, 10, 2, 3).mean((1, 3))
-        assert np.abs(frames[0] - expected).mean() < 12
-        assert red_above(frames[0])
+        assert np.abs(first - expected).mean() < 12
+        assert red_above(first)
 
 
 def test_transparent_parts_are_black_and_deep_ones_scaled(tmp_path):
@@ -286,3 +291,23 @@ def test_transparent_parts_are_black_and_deep_ones_scaled(tmp_path):
         expected = pixels.reshape(12, 2, 10, 2, 3).mean((1, 3))
         for door, (frame,) in read_by_all(path, fit="stretch").items():
             assert np.abs(frame - expected).max() <= 1.6, (name, door)
+
+
+@pytest.mark.parametrize("depth_range", [(500, 4500), (0, 1000.5), (-100, 70000)])
+def test_depths_are_scaled_alike_at_every_door(tmp_path, depth_range):
+    """The range of a depth camera in mm; nearer and farther is black and white."""
+    depths = np.linspace(400, 4600, 480).reshape(24, 20).astype(np.uint16)
+    path = tmp_path / "clip" / "0.png"
+    path.parent.mkdir()
+    path.write_bytes(saved(depths, "PNG"))
+    low, high = depth_range
+    scaled = (np.clip(depths.astype(float), low, high) - low) / (high - low) * 255
+    expected = scaled.reshape(12, 2, 10, 2).mean((1, 3))
+    for door, found in read_by_all(path, channels=1, depth_range=depth_range).items():
+        assert np.abs(found[0, ..., 0] - expected).max() <= 1.6, door
+        np.testing.assert_array_equal(found, read_image(path, SIZE, depth_range), err_msg=door)
+
+
+def read_image(path, size, depth_range):
+    form = {"image_size": size, "channels": 1, "depth_range": depth_range}
+    return frames.load_frames([path], **form)
