@@ -207,12 +207,12 @@ class ModelConfig:
     Default: the usual task of the model."""
 
     length: Annotated[int, (1, 10_000)] | None = None
-    """Frames in the longest sequence (T), at most 32, of clips 10000. Default: 4; running_sum 8,
-    clips 16. There are 2T - 1 trends. For a text: its digits."""
+    """Frames in the longest sequence (T): of clips at most 10000, of digits 32. Default: clips 16,
+    digits 4, running_sum 8. There are 2T - 1 trends. For a text: its digits."""
 
     min_length: Annotated[int, (1, 10_000)] | None = None
-    """Frames in the shortest sequence (digits, running_sum, text). Default: as in the longest one;
-    running_sum and clips 1."""
+    """Frames in the shortest sequence (clips, digits, running_sum, text). Default: clips and
+    running_sum 1, else as in the longest one."""
 
     encoder: str | tuple[str, ...] | None = None
     """CNN that turns a frame into a vector. A name: conv_pool (the reference), small_cnn (half its
@@ -246,7 +246,7 @@ class ModelConfig:
     file. Default: none."""
 
     tta: Annotated[int, (1, 7)] = 1
-    """Test-time augmentation of an encoder from run directories: copies of each frame , each
+    """Test-time augmentation of an encoder from run directories: copies of each frame, each
     turned, zoomed or shifted a little, whose mean answer it gives. Costs that many times the work.
     """
 
@@ -418,11 +418,12 @@ class TrainConfig(ModelConfig):
     """
 
     batch_size: Count | None = None
-    """Sequences in a training batch, of all devices together. Default: 64, of clips 16."""
+    """Clips or sequences in a training batch, of all devices together. Default: clips 16, digits
+    64."""
 
     steps_per_epoch: Many | None = None
-    """Training batches from one validation to the next. Default: 400, of clips as many as hold each
-    training clip once."""
+    """Training batches from one validation to the next. Default: for clips as many as hold each
+    training clip once, for digits 400."""
 
     epochs: Count | None = None
     """Validations until the end. Default: 8 on the bundled digits, 40 on other data sets, 30 on
@@ -521,10 +522,12 @@ class TrainConfig(ModelConfig):
     none, where four copies of each clip took four times the time and changed no score."""
 
     validation_sequences: Many = 2000
-    """Natural sequences of validation digits for each validation, rounded up to whole batches."""
+    """Natural sequences of validation digits for each validation, rounded up to whole batches. Of
+    clips the whole validation part is used."""
 
     test_sequences: Many = 10_000
-    """Sequences of test digits for the final scores, once natural and once balanced."""
+    """Sequences of test digits for the final scores, once natural and once balanced. Of clips the
+    whole test part is used."""
 
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     """Number format of the computation; "auto" takes what the hardware is fastest in."""

@@ -6,15 +6,19 @@ the `_figure` functions draw what a report has found, and trust it.
 """
 
 import base64
+import contextlib
+import functools
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
 from keras_cnnlstm.utils.files import png_bytes
 from keras_cnnlstm.utils.validation import (
@@ -87,9 +91,10 @@ def plot_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
         colour = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, n, ha="center", va="center", color=colour, fontsize=_SMALL)
     ticks = range(0, len(class_names), -(-len(class_names) // _TICKS))
-    names = [_drawable(class_names[tick]) for tick in ticks]
-    axes.set_xticks(ticks, names, rotation=45, ha="right", fontsize=_SMALL)
-    axes.set_yticks(ticks, names, fontsize=_SMALL)
+    names, family = _labels({tick: class_names[tick] for tick in ticks})
+    font: Any = {"family": family, "fontsize": _SMALL}
+    axes.set_xticks(ticks, names, rotation=45, ha="right", **font)
+    axes.set_yticks(ticks, names, **font)
     return figure
 
 
@@ -149,8 +154,7 @@ def plot_sequence(
         probabilities = as_numbers("plot_sequence: `probabilities`", probabilities, shape=shape)
     bars = 0 if probabilities is None else 0.32 * len(class_names)
     figure = Figure(figsize=(max(4.5, 1.4 * len(frames)), 1.9 + bars), layout="constrained")
-    if title:
-        figure.suptitle(title, fontsize=10)
+    _draw_title(figure.suptitle, title, fontsize=10)
     top: Figure | SubFigure = figure
     if probabilities is not None:
         top, bottom = figure.subfigures(2, 1, height_ratios=(1.9, bars), squeeze=False)[:, 0]
@@ -184,8 +188,7 @@ def plot_explanation(
         changes = as_numbers("plot_explanation: `changes`", changes, shape=frames.shape[:1])
     rows = 1 if changes is None else 2
     figure = Figure(figsize=(max(4.5, 1.4 * len(frames)), 1.0 + 1.05 * rows), layout="constrained")
-    if title:
-        figure.suptitle(title, fontsize=10)
+    _draw_title(figure.suptitle, title, fontsize=10)
     grid = _draw_frames(figure, frames, heights=(1.4, 0.8)[:rows])
     if maps is not None:
         for t, axes in enumerate(grid[0]):
@@ -232,17 +235,19 @@ def recall_figure(recalls: Mapping[str, Sequence[float | None]], names: Sequence
             f"numbers or None; received {short_repr(names)} for {short_repr(recalls)}."
         )
     figure, axes = _one_axes("epoch", "recall in the validation", grid=True)
+    slowest, numbers = names[:3], list(recalls)
+    labels, family = _labels({numbers.index(name): name for name in slowest})
     for place, name in enumerate(names[:_SHOWN]):
         values = [np.nan if value is None else value for value in recalls[name]]
         slow = (
-            {"lw": 2, "label": _drawable(name)}
+            {"lw": 2, "label": labels[place]}
             if place < 3
             else {"color": "0.75", "lw": 1, "zorder": 1}
         )
         axes.plot(range(1, len(values) + 1), values, "o-", ms=3, **slow)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylim(-0.03, 1.03)
-    axes.legend(title="learned last", fontsize=_SMALL)
+    axes.legend(title="learned last", prop={"family": family, "size": _SMALL})
     return figure
 
 
@@ -342,6 +347,59 @@ def _drawable(name: str) -> str:
     return " ".join(text.split()).replace("$", r"\$")
 
 
+def _labels(names: Mapping[int, str]) -> tuple[list[str], list[str]]:
+    """Labels of classes by their numbers, and the font families to draw them in.
+
+    A class whose name no installed font can draw is labelled with its number, and logged.
+    """
+    labels, family, unknown = [], list(rcParams["font.family"]), []
+    for number, name in names.items():
+        text = _drawable(name)
+        found = _family_of(frozenset(text), findfont(FontProperties()))
+        if found is None:
+            unknown.append(f"{number} is {short_repr(name)}")
+            text = f"class {number}"
+        family.append(found or family[0])
+        labels.append(text)
+    if unknown:
+        logging.getLogger(__name__).warning(
+            "figure: no installed font can draw the names of %d classes, so their numbers are "
+            "shown (%s). Install one that can, such as Noto Sans CJK.",
+            len(unknown),
+            ", ".join(unknown[:_SHOWN]),
+        )
+    return labels, list(dict.fromkeys(family))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _family_of(characters: frozenset[str], usual: str) -> str | None:
+    """An installed family with the characters that the usual font lacks; "" if it lacks none."""
+    missing = characters - _characters(usual)
+    if not missing:
+        return ""
+    for font in fontManager.ttflist:
+        if not font.name.startswith("Last Resort") and missing <= _characters(font.fname):
+            return font.name
+    return None
+
+
+@functools.lru_cache(maxsize=1000)
+def _characters(path: str) -> frozenset[str]:
+    """What a font can draw; nothing if its file cannot be read."""
+    with contextlib.suppress(OSError, RuntimeError):
+        return frozenset(map(chr, get_font(path).get_charmap()))
+    return frozenset()
+
+
+def _draw_title(draw, title, **font):
+    """Draws a line above something; a question mark stands for what no installed font can draw."""
+    text, usual = _drawable(title), findfont(FontProperties())
+    found = {character: _family_of(frozenset(character), usual) for character in set(text)}
+    text = "".join("?" if found[character] is None else character for character in text)
+    if text:
+        draw(text, family=[*rcParams["font.family"], *filter(None, found.values())], **font)
+
+
 def _one_axes(xlabel, ylabel, *, size=_SIZE, grid=False):
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
@@ -377,7 +435,7 @@ def _draw_frame(axes, frame, title=""):
     axes.imshow(frame.squeeze(-1) if frame.shape[-1] == 1 else frame, cmap="gray")
     axes.set(xticks=[], yticks=[], facecolor="black")
     axes.spines[:].set_visible(False)
-    axes.set_title(title, fontsize=_SMALL)
+    _draw_title(axes.set_title, title, fontsize=_SMALL)
 
 
 def _draw_probabilities(axes, probabilities, class_names):
@@ -386,7 +444,8 @@ def _draw_probabilities(axes, probabilities, class_names):
     colours = ["tab:blue" if i == best else "lightgray" for i in range(len(class_names))]
     places = range(len(class_names))
     bars = axes.barh(places, probabilities, color=colours)
-    axes.set_yticks(places, map(_drawable, class_names))
+    labels, family = _labels(dict(enumerate(class_names)))
+    axes.set_yticks(places, labels, family=family)
     axes.bar_label(bars, [f"{p:.1%}" for p in probabilities], padding=3, fontsize=_SMALL)
     axes.set(xlim=(0, 1.15), xticks=[])
     axes.tick_params(axis="y", labelsize=_SMALL)

@@ -1,11 +1,14 @@
 """Figures of classes with odd names, and of many classes."""
 
 import io
+import logging
 
 import numpy as np
 import pytest
+from matplotlib.font_manager import FontProperties, findfont, fontManager
 from PIL import Image
 
+from keras_cnnlstm import plots
 from keras_cnnlstm.plots import figure_png, plot_confusion, plot_sequence, recall_figure
 
 ODD = ["$\\frac{$", "costs $5 or $6", "caf\udce9", "two\nlines", "tab\there", "_hidden", "a%s"]
@@ -41,3 +44,48 @@ def test_a_confusion_of_many_classes(count):
     assert len(shown) <= 60
     assert shown[:2] == [names[0], names[-(-count // 60)]]
     assert max(picture(figure).shape) < 3500
+
+
+FRAMES = np.zeros((2, 8, 8, 1), np.uint8)
+CHINESE = ["fall", "\u8dcc\u5012", "\u8d70"]  # which the fonts of matplotlib lack
+
+
+def figures_of(names):
+    """All that shows names of classes, and the labels of the classes in it."""
+    shares = np.full(len(names), 1 / len(names))
+    confusion = plot_confusion(np.eye(len(names), dtype=int), names)
+    bars = plot_sequence(FRAMES, shares, names, title=f"{names[1]} $")
+    recalls = recall_figure({name: [0.1, 0.2] for name in names}, names)
+    (legend,) = (axes.get_legend() for axes in recalls.axes)
+    shown = [labels(confusion.axes[0].xaxis), labels(bars.axes[0].yaxis)]
+    return [confusion, bars, recalls], [*shown, [text.get_text() for text in legend.get_texts()]]
+
+
+def test_names_that_no_font_can_draw_are_numbers(caplog, monkeypatch):
+    usual = [font for font in fontManager.ttflist if "DejaVu" in font.name or "STIX" in font.name]
+    monkeypatch.setattr(fontManager, "ttflist", usual)
+    plots._family_of.cache_clear()
+    with caplog.at_level(logging.WARNING, "keras_cnnlstm"):
+        figures, shown = figures_of(CHINESE)
+    assert shown == [["fall", "class 1", "class 2"]] * 3
+    assert figures[1].get_suptitle() == r"?? \$"
+    assert len(caplog.messages) == 3
+    assert "1 is '\u8dcc\u5012', 2 is '\u8d70'" in caplog.messages[0]
+    assert "Install" in caplog.messages[0]
+    for figure in figures:
+        picture(figure)
+    plots._family_of.cache_clear()
+
+
+def test_names_are_drawn_in_a_font_that_has_their_characters(caplog):
+    usual = plots._characters(findfont(FontProperties()))
+    (path,) = (f.fname for f in fontManager.ttflist if f.fname.endswith("/STIXGeneral.ttf"))
+    rare = next(c for c in sorted(plots._characters(path) - usual) if c.isalpha())
+    names = ["fall", f"fall {rare}", rare * 2]
+    figures, shown = figures_of(names)
+    assert shown == [names] * 3
+    assert not caplog.messages
+    (axes,) = figures[0].axes
+    assert "STIXGeneral" in axes.get_xticklabels()[1].get_fontfamily()
+    for figure in figures:
+        picture(figure)  # which warns of a character that it draws as a box

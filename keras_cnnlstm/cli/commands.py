@@ -22,21 +22,22 @@ import tyro
 from keras_cnnlstm.config import ModelConfig, TrainConfig, load_config
 from keras_cnnlstm.export.formats import FORMATS, FormatName
 
-_DESCRIPTION = """Classify sequences of images with a CNN that looks at each frame and an LSTM that
-reads the frames in order.
+_DESCRIPTION = """Classify sequences of images, such as video clips, with a CNN that looks at each
+frame and an LSTM that reads the frames in order.
 
-Start with: keras-cnnlstm train
+Start with digits: keras-cnnlstm train. With clips of your own: keras-cnnlstm validate FOLDER, then
+keras-cnnlstm train --data FOLDER.
 """
 _FORMATS = "; ".join(f"{name} {format.purpose}" for name, format in FORMATS.items()) + "."
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a model on sequences of digits, or on clips of your own, and score it on unseen ones.
+    """Train a model on clips of your own, or on sequences of digits, and score it on unseen ones.
 
-    With no option at all: the reference CNN-LSTM, which answers the trend of four digits, on the
-    real handwriting that comes with scikit-learn. Writes a run directory with the model, its
-    history, its scores and plots.
+    --data FOLDER trains on the clips of a folder. Without options it trains the reference CNN-LSTM,
+    which answers the trend of four digits, on the real handwriting that comes with scikit-learn.
+    Writes a run directory with the model, its history, its scores and plots.
     """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
@@ -51,27 +52,31 @@ class Train:
     "careful" also trains the last layers of the pretrained encoder; "from_scratch" takes none."""
 
     resume: str | None = None
-    """Run directory to go on with, from its last checkpoint, with its own options. Only --epochs
-    may be given beside it, to train longer."""
+    """Run directory whose training continues from its last checkpoint, with its own options. Only
+    --epochs may be given too, to train longer."""
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score a trained run on sequences of test digits, natural and balanced, or on clips."""
+    """Score a trained run on data that its training has not seen.
+
+    For clips these are the clips of its test part, for digits sequences of test digits, natural and
+    balanced.
+    """
 
     run: tyro.conf.Positional[Path]
     """Run directory, as `train` writes it."""
 
     data: str | None = None
-    """Other data to score on: the test digits of a data set, or all clips of a folder with the same
-    classes. Default: the test data of the training."""
+    """Other data to score on: a folder with clips of the same classes, all of which are scored, or
+    for digits the name of a data set. Default: the test part of the run's own data."""
 
     num_sequences: int | None = None
-    """Test sequences to draw for each score, or clips to take at most. Default: as many as the
-    training scored, and all clips."""
+    """Clips to score at most, or sequences of digits to draw for each score. Default: all clips,
+    or as many sequences of digits as the training scored."""
 
     tta: int = 1
-    """Test-time augmentation: average the answers to this many copies of the frames, up to 7, each
+    """Test-time augmentation: average the answers to this many copies of the frames, 1 to 7, each
     turned, zoomed or shifted a little. Fewer errors for that many times the work."""
 
     ensemble: tuple[Path, ...] = ()
@@ -84,10 +89,10 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Make a run's probabilities mean what they say, and choose below which they mean "unsure".
+    """Make a run's probabilities as high as it is often right, and set which answers are unsure.
 
-    Training ends with it; do it again for another threshold, or for a model from elsewhere.
-    Divides the logits by one number, fitted to the validation data: no answer changes.
+    Training does it at its end. Repeat it for another threshold, or for a model from elsewhere. It
+    divides the logits by one number, fitted to the validation data: no answer changes.
     """
 
     run: tyro.conf.Positional[Path]
@@ -103,20 +108,21 @@ class Calibrate:
 
 @dataclass(frozen=True)
 class Report:
-    """Find out what a run learned, and why it errs: a page that opens in any browser, offline.
+    """Show what a run learned, and why it errs, on a page that opens in any browser, offline.
 
-    Does time help (beside a bag of frames, shuffled frames and, for digits, a reader with the exact
-    rule)? Which classes, which lengths, how sure, learned when, how fast? And its most confident
-    mistakes, frame by frame. Writes report.html and its figures into the run directory; of digits
-    trains a reader of single ones the first time, about a minute.
+    Does the order of the frames help? The page compares the model with a bag of frames, with
+    shuffled frames and, for digits, with a reader of digits and the exact rule. It shows scores by
+    class and length, calibration, learning curves, speed, and the most confident mistakes, frame by
+    frame. Writes report.html and its figures into the run directory. For digits it trains the
+    reader the first time, about a minute.
     """
 
     run: tyro.conf.Positional[Path]
     """Run directory, as `train` writes it."""
 
     num_sequences: int | None = None
-    """Test sequences to draw, or clips to take at most; by default as many as the training scored,
-    and all clips."""
+    """Clips to take at most, or sequences of digits to draw. Default: all clips, or as many
+    sequences of digits as the training scored."""
 
     mistakes: int = 12
     """The most confident mistakes to show."""
@@ -124,8 +130,8 @@ class Report:
 
 @dataclass(frozen=True)
 class Predict:
-    """Answer for one sequence of image files, one image, or any number of clips, with a run or an
-    exported model.
+    """Print what a run or an exported model answers to clips, to a sequence of images, or to one
+    image.
     """
 
     model: tyro.conf.Positional[Path]
@@ -152,8 +158,8 @@ class Predict:
     """The images show dark strokes on light paper; the model was trained on light on dark."""
 
     beam: int | None = None
-    """Beginnings of the caption that a captioner follows side by side. Default: it takes the
-    likeliest word each time."""
+    """Width of a captioner's beam search: beginnings of the caption that it keeps at each step.
+    Default: it takes the likeliest word each time."""
 
     json: bool = False
     """Print the answer as JSON, with class indices and all probabilities."""
@@ -171,8 +177,9 @@ class Stream:
     video."""
 
     every: int = 1
-    """Step between the frames that are read, of a model trained with --frames-per-second among the
-    frames at that rate: a model of clips saw frames that far apart in training."""
+    """Step between the frames that are read. Of a video they are first taken at the
+    --frames-per-second of the training. A model of clips expects frames as far apart as its
+    training saw them."""
 
     invert: bool = False
     """The images show dark strokes on light paper; the model was trained on light on dark."""
@@ -200,22 +207,22 @@ class Demo:
 
 @dataclass(frozen=True)
 class Export:
-    """Take a model out: write it in a format that runs without this package, and prove it equal."""
+    """Write a model in a format that runs without this package, and check that it answers alike."""
 
     run: tyro.conf.Positional[Path]
     """Run directory, as `train` writes it."""
 
     directory: tyro.conf.Positional[Path]
-    """Where to write; for a SavedModel the directory over its versions, else a new one."""
+    """Directory to write: a new one, or for a SavedModel the one that holds its versions."""
 
     format: Annotated[FormatName, tyro.conf.arg(help=_FORMATS)] = "saved_model"
 
     version: int | None = None
-    """Of a SavedModel; by default one more than the newest in the directory."""
+    """Version of a SavedModel. Default: one more than the newest in the directory."""
 
     tta: int = 1
     """Test-time augmentation: write the model that averages its answers to this many copies of the
-    frames, up to 7, as evaluate --tta scores it."""
+    frames, 1 to 7, as evaluate --tta scores it."""
 
     ensemble: tuple[Path, ...] = ()
     """Further run directories of the same task: write one model that gives the mean of all their
@@ -244,7 +251,7 @@ class ImportTorch:
 
 @dataclass(frozen=True)
 class Validate:
-    """Look at a folder of clips before training: what there is, and what cannot be read, and why.
+    """List what a folder of clips holds, and what cannot be read and why, before you train on it.
 
     Decodes every frame. The exit code is 1 if something would stop a training with these options.
     """

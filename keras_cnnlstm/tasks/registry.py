@@ -54,5 +54,5 @@ def task_from_config(name: str, config: dict[str, Any]) -> Task:
     clips = "class_names" in config
     try:
         return task_class(name, length=config.get("length"), clips=clips).from_config(config)
-    except TypeError as error:
+    except (TypeError, KeyError) as error:
         raise ValueError(f"task: the arguments do not fit {name}; {error}.") from error

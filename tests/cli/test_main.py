@@ -542,6 +542,27 @@ def test_a_file_does_not_take_the_place_of_a_closed_stream(tmp_path):
     assert subprocess.run(words, timeout=60, check=False).returncode == 3
 
 
+@pytest.mark.parametrize(
+    ("command", "texts"),
+    [
+        ([], ["With clips of your own: keras-cnnlstm validate FOLDER"]),
+        (["train"], ["clips at most 10000", "clips are taken as they are", "of each frame, each"]),
+        (["train"], ["the whole validation part", "the whole test part", "Default: clips 16"]),
+        (
+            ["evaluate"],
+            ["For clips these are the clips of its test part", "Clips to score at most"],
+        ),
+        (["report"], ["Clips to take at most"]),
+        (["predict"], ["Clips: videos and folders of frames"]),
+    ],
+)
+def test_help_speaks_to_people_with_clips(command, texts, printed, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "90")
+    text = " ".join(printed(*command, "--help").replace("│", " ").split())
+    for words in texts:
+        assert words in text
+
+
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("columns", ["1", "6", "0", "-1", "abc", "100000", "9" * 5000])
 @pytest.mark.parametrize("command", [[], ["evaluate"]])
