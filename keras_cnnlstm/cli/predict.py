@@ -14,7 +14,7 @@ from typing import Any
 from keras_cnnlstm.cli.commands import Predict
 from keras_cnnlstm.data.clips import search_clips
 from keras_cnnlstm.data.frames import natural_order
-from keras_cnnlstm.data.splits import _read_rows
+from keras_cnnlstm.data.tables import read_cells
 from keras_cnnlstm.export.predictor import Predictor, open_predictor
 from keras_cnnlstm.tasks.answers import answer_text, headline
 from keras_cnnlstm.utils.environment import progress_line
@@ -51,7 +51,7 @@ def predict(command: Predict) -> None:
 def _named(paths, predictor) -> tuple[dict[str, Path], list[Path]]:
     """The clips that the arguments name, by their names in the answers, and image files."""
     if len(paths) == 1 and paths[0].suffix.lower() == ".csv":
-        return {name: paths[0].parent / name for name in _read_rows(paths[0], ("clip",))}, []
+        return {name: paths[0].parent / name for name in read_cells(paths[0], "clip")}, []
     clips: dict[str, Path] = {}
     images: list[Path] = []
     for path in itertools.chain.from_iterable(map(_matches, paths)):

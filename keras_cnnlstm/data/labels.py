@@ -17,7 +17,6 @@ A table has `clip` and one way to label: `class`, `classes`, `value`, `start, en
 are counted as a spreadsheet counts them: the header is row 1.
 """
 
-import csv
 import difflib
 import itertools
 import json
@@ -28,9 +27,10 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from keras_cnnlstm.data.clips import Clip, Problem, as_name
+from keras_cnnlstm.data.tables import read_table
 from keras_cnnlstm.data.videos import VIDEO_SUFFIXES
 from keras_cnnlstm.utils.validation import as_path, short_repr
 
@@ -56,7 +56,6 @@ _PARTS = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_LARGEST = 100_000_000  # bytes of a table
 _FEWEST = 3  # groups of a stratum, one for each part of a split
 _SHOWN = 5  # problems that an error shows
 
@@ -140,7 +139,7 @@ def read_labels(path: str | Path, root: str | Path, *, frame_numbers: bool = Fal
     path, root = as_path("read_labels: `path`", path), as_path("read_labels: `root`", root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: expected a folder of clips; found no such folder.")
-    header, rows, comma = _read(path)
+    header, rows, comma = _table(path)
     columns = _columns(path, header)
     reader = _Reader(path, root, columns, comma, frame_numbers)
     for number, cells in rows:
@@ -156,7 +155,7 @@ def table_task(path: str | Path) -> str:
         ValueError: if the file is no table.
     """
     path = as_path("table_task: `path`", path)
-    header, _, _ = _read(path)
+    header, _, _ = _table(path)
     return TASK_OF[_label_type(path, _columns(path, header))]
 
 
@@ -586,100 +585,13 @@ def _listed(problems) -> str:
     return text + (f"\nand {more:,} more; keras-cnnlstm validate lists all." if more > 0 else "")
 
 
-def _read(path) -> tuple[list[str], list[tuple[int, Any]], bool]:
-    """The header, the rows with their numbers, and whether a comma separates columns.
-
-    A row is a dict by the names of the header, or text that says what is wrong with it.
-    """
+def _table(path):
+    """The table as `read_table` reads it, if it has the ending of one."""
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(
             f"{path}: expected a table of labels, {', '.join(SUFFIXES)}; received another type."
         )
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: expected a table of labels; found nothing.")
-    if not path.is_file():
-        raise ValueError(f"{path}: expected a table of labels; found something else.")
-    if path.stat().st_size > _LARGEST:
-        raise ValueError(f"{path}: expected a table of at most {_LARGEST:,} bytes.")
-    text = _decoded(path, path.read_bytes())
-    if path.suffix.lower() == ".jsonl":
-        return *_json_lines(path, text), True
-    return _separated(path, text)
-
-
-def _decoded(path, content) -> str:
-    encodings = ["utf-8-sig", "cp1252"]
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        encodings = ["utf-16"]
-    for encoding in encodings:
-        try:
-            text = content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text:
-            return text
-    raise ValueError(
-        f"{path}: expected text; received bytes that are none. Save it as CSV in UTF-8."
-    )
-
-
-def _separated(path, text):
-    lines = text.splitlines(keepends=True)
-    first = 1
-    separator = None
-    if lines and (match := re.fullmatch(r"sep=(.)\s*", lines[0])):  # as Excel writes
-        separator, lines, first = match[1], lines[1:], 2
-    if separator is None:
-        header = next((line for line in lines if line.strip()), "")
-        separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
-    rows: list[tuple[int, Any]] = []
-    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
-    header_cells: list[str] | None = None
-    number = first - 1
-    while True:
-        number += 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            rows.append((number, f"cannot be read as CSV: {error}"))
-            break
-        if cells is None:
-            break
-        if not any(cell.strip() for cell in cells):
-            continue
-        if header_cells is None:
-            header_cells = cells
-        elif len(cells) > len(header_cells) and any(
-            cell.strip() for cell in cells[len(header_cells) :]
-        ):
-            rows.append((number, f"has {len(cells)} cells, the header {len(header_cells)}"))
-        else:
-            rows.append((number, dict(zip(header_cells, cells, strict=False))))
-    if header_cells is None:
-        raise ValueError(f"{path}: expected a header with the column clip; the table is empty.")
-    return header_cells, rows, separator == ","
-
-
-def _json_lines(path, text):
-    rows: list[tuple[int, Any]] = []
-    header: dict[str, None] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            rows.append((number, f"cannot be read as JSON: {error}"))
-            continue
-        if not isinstance(row, dict):
-            rows.append((number, f"must be a JSON object; received {short_repr(row)}"))
-            continue
-        header.update(dict.fromkeys(row))
-        rows.append((number, row))
-    if not header:
-        wrong = f"row {rows[0][0]} {rows[0][1]}" if rows else "the table is empty"
-        raise ValueError(f"{path}: expected JSON objects with `clip`, one a line; {wrong}.")
-    return list(header), rows
+    return read_table(path, "a table of labels")
 
 
 def _columns(path, header) -> dict[str, str]:

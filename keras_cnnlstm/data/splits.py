@@ -6,7 +6,6 @@ This module knows names of clips only; it opens none of them.
 """
 
 import csv
-import io
 import itertools
 import re
 import warnings
@@ -19,6 +18,7 @@ import numpy as np
 import regex
 
 from keras_cnnlstm.data.clips import Clip, as_name, checked_clips, find_clips
+from keras_cnnlstm.data.tables import read_table
 from keras_cnnlstm.utils.files import replacing
 from keras_cnnlstm.utils.validation import (
     as_array,
@@ -385,18 +385,13 @@ def _short_name(clip):
 
 def _read_rows(path, columns) -> dict[str, tuple[str, ...]]:
     """The other columns of a CSV file, by the first one."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: expected a CSV file; found nothing.")
-    if not path.is_file() and not path.is_dir():  # opening a pipe would never return
-        raise ValueError(f"{path}: expected a CSV file; found something else.")
-    try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            lines = _table(file.read())
-    except (OSError, csv.Error) as error:
-        raise ValueError(f"{path}: expected a CSV file; {error}.") from error
+    header, lines, _ = read_table(path, "a CSV file", raw=True)
+    spelled = {str(name).strip().casefold(): name for name in header}
     rows: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(lines, start=2):
-        first, *others = ((line.get(column) or "").strip() for column in columns)
+    for number, line in lines:
+        if isinstance(line, str):
+            raise ValueError(f"{path}: expected a CSV file; row {number} {line}.")
+        first, *others = (str(line.get(spelled.get(name)) or "").strip() for name in columns)
         if not first or not all(others):
             raise ValueError(
                 f"{path}: expected columns {','.join(columns)}, all of them filled in; row "
@@ -416,15 +411,6 @@ def _read_rows(path, columns) -> dict[str, tuple[str, ...]]:
 def _key(name):
     """The name of a clip as it is looked up: tables have no spaces around it, and UTF-8."""
     return as_name(name).strip()
-
-
-def _table(text) -> list[dict[str, str]]:
-    """The lines of CSV as programs write it: commas or others, capitals and spaces in the head."""
-    head = text.split("\n", 1)[0]
-    mark = max(",;\t", key=head.count)
-    reader = csv.reader(io.StringIO(text, ""), strict=True, delimiter=mark, skipinitialspace=True)
-    names = [name.strip().lower() for name in next(reader, [])]
-    return [dict(zip(names, line, strict=False)) for line in reader if line]
 
 
 def _check_rows(path, rows):

@@ -20,6 +20,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_cnnlstm.models.graph import all_layers
+from keras_cnnlstm.utils.validation import as_numbers
+
 _MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}  # as Keras writes them
 _OTHERS = {
     b"\x89HDF": "an HDF5 file (.h5), which can hold code",
@@ -59,6 +62,10 @@ def read_model(path: Path) -> keras.Model:
         raise ValueError(
             f"{path}: expected a model in Keras' format; found a {type(model).__name__}."
         )
+    for layer in all_layers(model):
+        if isinstance(layer, keras.layers.Rescaling):  # Keras looks at them when they are used
+            as_numbers(f"{path}: `scale` of {layer.name}", layer.scale)
+            as_numbers(f"{path}: `offset` of {layer.name}", layer.offset)
     for weight in model.weights:
         if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
             raise ValueError(

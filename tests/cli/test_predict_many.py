@@ -262,7 +262,7 @@ def test_what_is_found_below_a_folder(tmp_path):
     [
         (["FOLDER", "FRAME"], "frames: expected either image files"),
         (["NONE/*.mp4"], r"none/\*\.mp4: expected files or folders that match"),
-        (["TABLE"], "expected columns clip, all of them filled in"),
+        (["TABLE"], "column clip; found .film"),
         (["FRAME", "--csv", "OUT"], "--csv: expected clips.*image files"),
         (["FOLDER", "--csv", "OUT", "--jsonl", "OUT"], "--csv cannot be combined with --jsonl"),
         (["FOLDER", "--jsonl", "OUT", "--json"], "--jsonl cannot be combined with --json"),
