@@ -656,6 +656,11 @@ class TrainConfig(ModelConfig):
             "balance", not self.balance or task.can_balance, f"be 0 for the task {self.task}"
         )
         self._require(
+            "labels",
+            self.labels is not None or not task.needs_labels,
+            f"be a table for the task {self.task}, which folders do not answer",
+        )
+        self._require(
             "frame_numbers",
             not self.frame_numbers or self.labels is not None,
             "be left out without --labels, whose segments it is about",

@@ -71,6 +71,9 @@ class Evaluate:
     """Other data to score on: a folder with clips of the same classes, all of which are scored, or
     for digits the name of a data set. Default: the test part of the run's own data."""
 
+    labels: str | None = None
+    """Table of labels of the clips in --data, as train --labels takes it."""
+
     num_sequences: int | None = None
     """Clips to score at most, or sequences of digits to draw for each score. Default: all clips,
     or as many sequences of digits as the training scored."""

@@ -200,7 +200,7 @@ def _evaluate(command):
     from keras_cnnlstm.training.scoring import batches_to_score, score
 
     run = _averaged(command)
-    options = {"data": command.data, "num_sequences": command.num_sequences}
+    options = {name: getattr(command, name) for name in ("data", "labels", "num_sequences")}
     tests, task, groups = batches_to_score(run, **options)
     scores = score(run.model, tests, task, groups)
     if command.json:

@@ -40,7 +40,6 @@ from keras_cnnlstm.data.run_files import (
 from keras_cnnlstm.data.splits import (
     Split,
     groups_of,
-    prescribed_split,
     read_split,
     training_splits,
     write_split,
@@ -174,22 +173,16 @@ class ClipSource:
         Fewer clips validate where that chooses no epoch, and only calibrates.
         """
         config = self._config
-        if prescribed_split(clips):
-            self._check_prescribed()
+        if config.folds and any(clip.label and clip.label.split for clip in clips):
+            raise ValueError(
+                f"folds must be left out where {config.labels or config.data} prescribes the "
+                f"split; received {config.folds}."
+            )
         share = _CHOOSES if config.keep == "best" or config.patience else _CALIBRATES
         options: dict[str, Any] = {"groups": groups, "validation": share}
         splits = training_splits(clips, folds=config.folds, seed=config.seed, **options)
         self._folds = splits if config.folds else []
         return splits[0]
-
-    def _check_prescribed(self):
-        """Refuses options that divide clips which are divided already."""
-        for name in ("folds", "groups"):
-            if getattr(self._config, name) is not None:
-                raise ValueError(
-                    f"{name} must be left out where {self._config.labels or self._config.data} "
-                    f"prescribes the split; received {getattr(self._config, name)}."
-                )
 
     def _leave_out(self, problems) -> None:
         """Refuses clips that cannot be read, or lists them."""
@@ -400,7 +393,11 @@ def _left_out(name, *reasons) -> str:
 
 
 def folder_tests(
-    config: TrainConfig, task: Any, root: str, num_sequences: int | None = None
+    config: TrainConfig,
+    task: Any,
+    root: str,
+    num_sequences: int | None = None,
+    labels: str | None = None,
 ) -> tuple[dict[str, tf.data.Dataset], Task]:
     """All clips of a folder as test data for a model that was trained on others.
 
@@ -409,18 +406,28 @@ def folder_tests(
         task: that of the run.
         root: the folder.
         num_sequences: clips to take at most; by default all.
+        labels: the table of their labels, as `TrainConfig.labels`; by default the class of a clip
+            is the folder that it lies in.
 
     Returns:
         The batches, by the name `folder`, and the task: of captions one with those of the folder.
     """
-    clips = find_clips(root)
+    if labels is None and task.needs_labels:
+        raise ValueError(
+            f"labels must be a table of the {task.outputs_name} of the clips in {root}; received "
+            "None."
+        )
+    if labels is None:
+        clips = find_clips(root)
+    else:
+        clips, _ = folder_clips(dataclasses.replace(config, data=root, labels=labels))
     if task.output == "tokens":
         clips = captioned(clips, clip_captions(root))
         task = caption_task(clips, length=task.length, vocabulary=task.vocabulary)
-    elif unknown := {clip.class_name for clip in clips} - set(task.class_names):
+    elif unknown := task.names_in(clips) - set(task.output_names):
         raise ValueError(
-            f"data: expected clips of the classes {', '.join(task.class_names)}; {root} also has "
-            f"{', '.join(sorted(unknown))}."
+            f"data: expected clips of the {task.outputs_name} {', '.join(task.output_names)}; "
+            f"{root} also has {', '.join(sorted(unknown))}."
         )
     cache = decoded_clips(config)
     return {"folder": clip_batches(config, task, spread(clips, num_sequences), cache=cache)}, task

@@ -3,6 +3,7 @@
     ROOT/rising/clip 1/000.png ...   a clip of the class "rising"
     ROOT/rising/clip 2.mp4           another
     ROOT/falling/...
+    ROOT/train/rising/clip 1/...     the same with a prescribed split, in train, validation and test
 
 This module finds them and reads their frames. `splits` decides which of them train and which test,
 `clip_batches` makes batches. Imports no TensorFlow.
@@ -17,7 +18,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -59,12 +60,48 @@ from keras_cnnlstm.utils.validation import (
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-    from keras_cnnlstm.data.labels import Label
-
 SAMPLINGS = ("uniform", "segments", "window", "first")
 """Ways to choose some frames of a clip, as `sample_indices` explains them."""
 
+PART_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Names of the parts of a prescribed split, and the part that each means."""
+
 _MOST = 10_000_000  # frames of a clip: four days of video
+
+
+class Segment(NamedTuple):
+    """A stretch of a clip and its class: from `start` to before `end`."""
+
+    start: float
+    end: float
+    class_name: str
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a table of labels, or a folder of the name of a part, says of a clip.
+
+    Attributes:
+        classes: its class, or its labels, in the order of the table.
+        values: its numbers with their names, in the order of the table's columns.
+        segments: its segments, in the order of time; they do not overlap.
+        in_frames: whether the segments count frames; else they count seconds.
+        split: "train", "validation" or "test", if the table prescribes the split.
+        group: what the clip was cut from, if the table says so.
+        weight: how much the clip counts in training.
+    """
+
+    classes: tuple[str, ...] = ()
+    values: tuple[tuple[str, float], ...] = ()
+    segments: tuple[Segment, ...] = ()
+    in_frames: bool = False
+    split: str | None = None
+    group: str | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -76,13 +113,13 @@ class Clip:
         class_name: what the sequence shows; of clips with other labels, what a split balances.
         name: "class/clip", relative to the root, with `/` on every system; unique in it. Both names
             are as `as_name` makes them, in whichever encoding the system has them.
-        label: what a table of labels says of it; `None` where there is no table.
+        label: what else is said of it; `None` if nothing is.
     """
 
     path: Path
     class_name: str
     name: str
-    label: "Label | None" = None
+    label: Label | None = None
 
     @property
     def is_video(self) -> bool:
@@ -121,6 +158,9 @@ def find_clips(root: str | Path) -> list[Clip]:
     links are not followed: a link that stays inside `root` is left out, since its target is there
     anyway, and a link that leads out of it is refused. The content of the clips is not read.
 
+    Folders `train`, `validation` and `test` over the classes prescribe a split: each clip then has
+    a `label` with its part.
+
     Args:
         root: the folder over the classes, which may itself be a symbolic link.
 
@@ -151,31 +191,57 @@ def scan_clips(root: Path) -> tuple[list[Clip], list[Problem]]:
     clips: list[Clip] = []
     problems: list[Problem] = []
     classes, strays = _entries(root, root, problems)
+    parts = _prescribed(classes)
     for folder in classes:
-        name = name_of(folder)
-        try:
-            folders, files = _entries(folder, root, problems)
-        except OSError as error:
-            problems.append(Problem(name, None, "unreadable", str(error), True))
+        if folder not in parts:
+            clips += _class_clips(folder, root, problems)
             continue
-        videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
-        paths = sorted(folders + videos, key=natural_order)
-        clips += [Clip(path, name, f"{name}/{name_of(path)}") for path in paths]
-        others = [path for path in files if path not in set(videos)]
-        if not paths:
-            reason = f"expected folders of frames or videos ({', '.join(VIDEO_SUFFIXES)})"
-            reason += "; found nothing of these"
-            if any(map(is_image, others)):
-                reason += (
-                    ", but bare images. Put the frames of each clip into a folder of their own"
-                )
-            problems.append(Problem(name, None, "empty", reason, True))
-        problems += stray_files(name, None, others)
+        inner, others = _entries(folder, root, problems)
+        problems += stray_files(name_of(folder), None, others)
+        for inside in inner:
+            clips += _class_clips(inside, root, problems, Label(split=parts[folder]))
     problems += stray_files(".", None, strays)
     if not classes:
         reason = "expected a folder for each class, and clips in these; found none"
         problems.append(Problem(".", None, "empty", reason, True))
     return clips, problems
+
+
+def _prescribed(folders) -> dict[Path, str]:
+    """The part of a split that each folder stands for; empty if they are classes.
+
+    They are parts if all have names of parts, training and test are among them, and in none of
+    them a clip lies where those of a class would.
+    """
+    parts = {folder: PART_NAMES.get(folder.name.casefold(), "") for folder in folders}
+    if not {"train", "test"} <= set(parts.values()) or "" in parts.values():
+        return {}
+    for path in itertools.chain.from_iterable(folder.iterdir() for folder in folders):
+        of_class = path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+        if of_class or (path.is_dir() and any(map(is_image, path.iterdir()))):
+            return {}
+    return parts
+
+
+def _class_clips(folder, root, problems, label=None) -> list[Clip]:
+    """The clips in the folder of a class; adds what is wrong in it to the problems."""
+    place = as_name(folder.relative_to(root).as_posix())
+    try:
+        folders, files = _entries(folder, root, problems)
+    except OSError as error:
+        problems.append(Problem(place, None, "unreadable", str(error), True))
+        return []
+    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    paths = sorted(folders + videos, key=natural_order)
+    others = [path for path in files if path not in set(videos)]
+    if not paths:
+        reason = f"expected folders of frames or videos ({', '.join(VIDEO_SUFFIXES)})"
+        reason += "; found nothing of these"
+        if any(map(is_image, others)):
+            reason += ", but bare images. Put the frames of each clip into a folder of their own"
+        problems.append(Problem(place, None, "empty", reason, True))
+    problems += stray_files(place, None, others)
+    return [Clip(path, name_of(folder), f"{place}/{name_of(path)}", label) for path in paths]
 
 
 def search_clips(root: Path, is_video: Callable[[Path], bool]) -> list[Path]:

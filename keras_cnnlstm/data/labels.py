@@ -27,9 +27,9 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from keras_cnnlstm.data.clips import Clip, Problem, as_name
+from keras_cnnlstm.data.clips import PART_NAMES, Clip, Label, Problem, Segment, as_name
 from keras_cnnlstm.data.tables import read_table
 from keras_cnnlstm.data.videos import VIDEO_SUFFIXES
 from keras_cnnlstm.utils.validation import as_path, short_repr
@@ -51,44 +51,8 @@ _COLUMNS = (
     "clip", "class", "classes", "value", "start", "end", "frame classes", "split", "group",
     "weight",
 )  # fmt: skip
-_PARTS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 _FEWEST = 3  # groups of a stratum, one for each part of a split
 _SHOWN = 5  # problems that an error shows
-
-
-class Segment(NamedTuple):
-    """A stretch of a clip and its class: from `start` to before `end`."""
-
-    start: float
-    end: float
-    class_name: str
-
-
-@dataclass(frozen=True)
-class Label:
-    """What a table says of a clip.
-
-    Attributes:
-        classes: its class, or its labels, in the order of the table.
-        values: its numbers with their names, in the order of the table's columns.
-        segments: its segments, in the order of time; they do not overlap.
-        in_frames: whether the segments count frames; else they count seconds.
-        split: "train", "validation" or "test", if the table prescribes the split.
-        group: what the clip was cut from, if the table says so.
-        weight: how much the clip counts in training.
-    """
-
-    classes: tuple[str, ...] = ()
-    values: tuple[tuple[str, float], ...] = ()
-    segments: tuple[Segment, ...] = ()
-    in_frames: bool = False
-    split: str | None = None
-    group: str | None = None
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -422,9 +386,9 @@ class _Reader:
 
     def part(self, value):
         text = self.text("split", value)
-        if text is not None and text.casefold() not in _PARTS:
+        if text is not None and text.casefold() not in PART_NAMES:
             self.refuse("split", f"must be train, validation or test; received {short_repr(text)}")
-        return text and _PARTS.get(text.casefold())
+        return text and PART_NAMES.get(text.casefold())
 
     def together(self, group, part):
         """Refuses a group in two parts."""

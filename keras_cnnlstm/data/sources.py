@@ -129,7 +129,11 @@ def open_source(config: TrainConfig, run: Path | None = None) -> DigitSource | C
 
 
 def other_tests(
-    config: TrainConfig, task: Task, data: str, num_sequences: int | None = None
+    config: TrainConfig,
+    task: Task,
+    data: str,
+    num_sequences: int | None = None,
+    labels: str | None = None,
 ) -> tuple[dict[str, tf.data.Dataset], Task]:
     """Test batches of other data than a model was trained on, and the task.
 
@@ -139,6 +143,7 @@ def other_tests(
         data: the name of a data set, or a folder of clips, as `TrainConfig.data`.
         num_sequences: how many sequences to draw for each score, or clips to take at most; by
             default as in the training, and all clips.
+        labels: the table of labels of clips, as `TrainConfig.labels`.
     """
     clips = TrainConfig(data=data).reads_clips
     if clips != config.reads_clips:
@@ -147,7 +152,7 @@ def other_tests(
             f"data must be {expected}, like that of the training; received {short_repr(data)}."
         )
     if clips:
-        return folder_tests(config, task, data, num_sequences)
+        return folder_tests(config, task, data, num_sequences, labels)
     source = DigitSource(dataclasses.replace(config, data=data))
     if source.task.output_names != task.output_names:
         raise ValueError(

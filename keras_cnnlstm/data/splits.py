@@ -113,11 +113,30 @@ def split_clips(
     return table.split(parts)
 
 
-def prescribed_split(clips: Iterable[Clip]) -> Split | None:
-    """The split that a table of labels prescribes for its clips; `None` if it does not."""
+def prescribed_split(
+    clips: Iterable[Clip], groups: str | Path | re.Pattern | Mapping[str, str] | None = None
+) -> Split | None:
+    """The split that a table or the folders prescribe for clips; `None` if they do not.
+
+    Raises:
+        FileNotFoundError: if there is no such file of groups.
+        ValueError: if a group, as in `split_clips`, is in two parts.
+    """
     clips = sorted(checked_clips("prescribed_split", clips), key=lambda clip: clip.name)
     part_of = {clip.name: clip.label.split if clip.label else None for clip in clips}
-    return _split(clips, part_of, groups_of(clips, None)) if any(part_of.values()) else None
+    if not any(part_of.values()):
+        return None
+    group_of = groups_of(clips, groups)
+    first: dict[str, Clip] = {}
+    for clip in clips:
+        other = first.setdefault(group_of[clip.name], clip)
+        if part_of[other.name] != part_of[clip.name]:
+            raise ValueError(
+                "prescribed_split: `groups` must each be in one part of the prescribed split; "
+                f"{short_repr(group_of[clip.name])} has {other.name} in {part_of[other.name]} and "
+                f"{clip.name} in {part_of[clip.name]}."
+            )
+    return _split(clips, part_of, group_of)
 
 
 def training_splits(
@@ -143,7 +162,7 @@ def training_splits(
         ValueError: if the clips cannot be divided so.
     """
     clips = list(clips)
-    if prescribed := prescribed_split(clips):
+    if prescribed := prescribed_split(clips, groups):
         splits = [prescribed if prescribed.validation else _validated(prescribed, validation)]
     elif folds:
         splits = fold_splits(clips, folds, groups=groups, seed=seed, validation=validation)
@@ -337,7 +356,8 @@ _PATIENCE = 2  # seconds for one name: patterns such as (a+)+b may never end
 
 
 def _matched_group(clip, pattern):
-    name = _short_name(clip).removeprefix(f"{clip.class_name}/")
+    above, found, own = f"/{_short_name(clip)}".partition(f"/{clip.class_name}/")
+    name = own if found else above[1:]
     try:
         match = pattern.search(name, timeout=_PATIENCE)
     except TimeoutError as error:

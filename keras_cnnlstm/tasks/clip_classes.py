@@ -69,13 +69,13 @@ class Classes(Task):
             train: those to learn from.
             length: T.
         """
-        names = {name for clip in clips for name in cls._names(clip)}
-        return cls(tuple(sorted(names, key=lambda name: natural_order(Path(name)))), length)
+        names = sorted(cls.names_in(clips), key=lambda name: natural_order(Path(name)))
+        return cls(tuple(names), length)
 
     @classmethod
-    def _names(cls, clip: Any) -> Iterable[str]:
-        """The classes that a clip shows."""
-        return (clip.class_name,)
+    def names_in(cls, clips: Iterable[Any]) -> set[str]:
+        """The names of what there is to answer of some clips: their classes."""
+        return {clip.class_name for clip in clips}
 
 
 def check_clip_lengths(task: Any) -> None:

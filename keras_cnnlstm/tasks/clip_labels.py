@@ -1,5 +1,6 @@
 """Which labels does a clip have? Any number of them at once."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,14 +39,16 @@ class ClipLabels(Classes):
     measure = "macro_f1"
     measure_name = "macro F1"
     measure_is_mean = False
+    needs_labels = True
     question = "Which labels fit?"
     constant_answer_name = "Share of each label"
     outputs_name = "labels"
     fewest_classes = 1
 
     @classmethod
-    def _names(cls, clip):
-        return clip.label.classes
+    def names_in(cls, clips: Iterable[Any]) -> set[str]:
+        """The labels of some clips."""
+        return {name for clip in clips for name in clip.label.classes}
 
     def clip_target(self, clip: Any, frames: np.ndarray, rate: float | None) -> np.ndarray:
         """1 for each label of the clip, else 0, `(num_labels,)` float32."""

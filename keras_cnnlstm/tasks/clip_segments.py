@@ -1,5 +1,6 @@
 """What happens when in a clip? A class at each step."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,12 +30,14 @@ class ClipSegments(Classes):
     per_step = True
     measure_name = "accuracy of frames"
     measure_is_mean = False
+    needs_labels = True
     question = "What happens when?"
     has_baselines = False
 
     @classmethod
-    def _names(cls, clip):
-        return (BACKGROUND, *(segment.class_name for segment in clip.label.segments))
+    def names_in(cls, clips: Iterable[Any]) -> set[str]:
+        """The classes of the segments of some clips, and background."""
+        return {BACKGROUND} | {each.class_name for clip in clips for each in clip.label.segments}
 
     def clip_target(self, clip: Any, frames: np.ndarray, rate: float | None) -> np.ndarray:
         """The class of each frame, `(n,)` int64.

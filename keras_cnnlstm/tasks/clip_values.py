@@ -1,6 +1,6 @@
 """Which numbers belong to a clip, such as a speed or a count?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -48,6 +48,7 @@ class ClipValues(Task):
     measure = "mean_absolute_error"
     measure_name = "mean absolute error"
     smaller_is_better = True
+    needs_labels = True
     question = "Which numbers belong to it?"
     constant_answer_name = "Median"
     outputs_name = "numbers"
@@ -100,6 +101,11 @@ class ClipValues(Task):
                 f"{numbers[0, int(deviation.argmin())]:g}."
             )
         return cls(names, tuple(numbers.mean(axis=0)), tuple(deviation), length)
+
+    @classmethod
+    def names_in(cls, clips: Iterable[Any]) -> set[str]:
+        """The names of the numbers of some clips."""
+        return {name for clip in clips for name, _ in clip.label.values}
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -51,6 +51,7 @@ class Task:
         constant_answer_name: the answer of `constant_answers` in words.
         has_baselines: whether the model is compared with simpler answers (`linear_answers`, and of
             digits `exact_answers`).
+        needs_labels: whether folders of clips are not enough, and a table has to say more of them.
         outputs_name: what the model has an output for each of.
         question: what is asked, as the page puts it.
         draws_digits: whether sequences are drawn from images of single digits.
@@ -76,6 +77,7 @@ class Task:
     smaller_is_better: ClassVar[bool] = False
     constant_answer_name: ClassVar[str] = "Most frequent class"
     has_baselines: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = False
     outputs_name: ClassVar[str] = "classes"
     question: ClassVar[str] = "What does it show?"
     draws_digits: ClassVar[bool] = False

@@ -225,6 +225,7 @@ def batches_to_score(
     *,
     data: str | None = None,
     num_sequences: int | None = None,
+    labels: str | None = None,
 ) -> tuple[dict[str, tf.data.Dataset], Task, list[str] | None]:
     """The test data of a run, or other data that its model is to be tested on.
 
@@ -234,6 +235,7 @@ def batches_to_score(
             the data that it was trained on.
         num_sequences: how many sequences to draw for each score, or clips to take at most; by
             default as in the training, and all clips.
+        labels: the table of labels of the clips in `data`, as `TrainConfig.labels`.
 
     Returns:
         Batches by the name of the score, the task, and the group of each test sequence, if it has
@@ -245,6 +247,10 @@ def batches_to_score(
     if num_sequences is not None:
         check_integer("batches_to_score: `num_sequences`", num_sequences, 1, 10**9)
     if data is not None:
-        return *other_tests(run.config, run.task, data, num_sequences), None
+        return *other_tests(run.config, run.task, data, num_sequences, labels), None
+    if labels is not None:
+        raise ValueError(
+            f"labels must come with data, the clips that they are of; received {labels} alone."
+        )
     source = open_source(run.config, run.path)
     return source.tests(num_sequences), source.task, source.test_groups(num_sequences)

@@ -16,6 +16,7 @@ from keras_cnnlstm.data.clips import (
     probe,
     read_clip,
     sample_indices,
+    scan_clips,
 )
 
 
@@ -404,3 +405,42 @@ def test_names_are_text_in_one_form_and_none_is_taken_for_another(tmp_path):
     (tmp_path / "zo\xeb" / "1").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"another encoding .*Rename it"):
         find_clips(tmp_path)
+
+
+def write_frame(folder):
+    folder.mkdir(parents=True)
+    Image.new("L", (2, 2)).save(folder / "0.png")
+
+
+class TestPrescribedSplit:
+    def clips(self, root, *names):
+        for name in names:
+            write_frame(root / name)
+        return find_clips(root)
+
+    def test_folders_of_the_parts(self, tmp_path):
+        names = ["Train/up/a", "Train/down/b", "val/up/c", "test/up/d", "test/down/e"]
+        clips = self.clips(tmp_path, *names)
+        found = {clip.name: (clip.class_name, clip.label.split) for clip in clips}
+        assert found == {
+            "Train/up/a": ("up", "train"),
+            "Train/down/b": ("down", "train"),
+            "val/up/c": ("up", "validation"),
+            "test/up/d": ("up", "test"),
+            "test/down/e": ("down", "test"),
+        }
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ["train/a", "test/b"],  # classes: the clips lie where those of a class do
+            ["train/up/a", "validation/up/b"],  # no test
+            ["train/up/a", "test/up/b", "other/up/c"],  # another folder beside them
+        ],
+    )
+    def test_other_folders_are_classes(self, tmp_path, names):
+        for name in names:
+            write_frame(tmp_path / name)
+        clips, _ = scan_clips(tmp_path)
+        assert {clip.class_name for clip in clips} == {name.split("/")[0] for name in names}
+        assert all(clip.label is None for clip in clips)

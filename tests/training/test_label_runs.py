@@ -171,7 +171,7 @@ class TestSource:
         _, _ = next(iter(source.validation()))
         with pytest.raises(ValueError, match="folds must be left out"):
             ClipSource(config(root, "clip", folds=3))
-        with pytest.raises(ValueError, match="groups must be left out"):
+        with pytest.raises(ValueError, match="each be in one part"):
             ClipSource(config(root, "clip", groups="(.)"))
 
     def test_balanced_weights_give_each_class_the_same_sum(self, root):
@@ -231,6 +231,35 @@ class TestSource:
         (_, fewer, counted), *_ = moving.tests()["clips"]
         np.testing.assert_array_equal(fewer, np.asarray(targets)[:, 1:])
         np.testing.assert_array_equal(counted, np.asarray(weights)[:, 1:])
+
+    def test_other_clips_are_scored_by_their_own_table(self, root, runs, capsys):
+        run = runs("clip_values")
+        words = ["evaluate", str(run.path), "--data", str(root / "clips")]
+        assert main(words) == 2
+        assert "labels must be a table of the numbers" in capsys.readouterr().err
+        assert main([*words, "--labels", str(root / "clip_values.csv"), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["folder"]["num_sequences"] == 8 * ROWS
+        assert main(["evaluate", str(run.path), "--labels", str(root / "clip.csv")]) == 2
+        assert "labels must come with data" in capsys.readouterr().err
+
+    def test_validate_lists_what_is_wrong_in_a_table(self, root, tmp_path, capsys):
+        clips, table = str(root / "clips"), str(root / "clip_segments.csv")
+        assert main(["validate", clips, "--labels", table, "--frame-numbers"]) == 0
+        assert "96 clips" in capsys.readouterr().out
+        broken = tmp_path / "broken.csv"
+        broken.write_text("clip,value\nnone,1\nnowhere,x\n")
+        assert main(["validate", clips, "--labels", str(broken)]) == 1
+        out = " ".join(capsys.readouterr().out.split())
+        assert "row 2, column clip" in out
+        assert "row 3, column value" in out
+        words = ["train", "--data", clips, "--labels", str(broken)]
+        assert main([*words, "--run-dir", str(tmp_path / "run")]) == 2
+        assert "row 2, column clip" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+    def test_a_task_that_needs_a_table(self, root):
+        with pytest.raises(ValueError, match="labels must be a table for the task clip_labels"):
+            replace(config(root, "clip_labels"), labels=None)
 
     def test_the_task_must_be_that_of_the_table(self, root):
         options = config(root, "clip")
