@@ -71,7 +71,7 @@ REFUSED = [
     ("read_recalls", "path", "a path", lambda: evaluation.read_recalls(None)),
     ("slowest_learned", "recalls", "0 to 1", lambda: evaluation.slowest_learned({"a": [np.nan]})),
     ("slowest_learned", "recalls", "each class", lambda: evaluation.slowest_learned(())),
-    ("ceiling", "confusion", "(10, 10)", lambda: tasks.Trend().ceiling(np.full((2, 9, 99), -(2.0**62)))),
+    ("ceiling", "confusion", "(10, 10)", lambda: tasks.Trend().ceiling(np.full((9, 99, 9), -(2.0**62)))),
     ("recall_figure", "names", "one or more", lambda: plots.recall_figure({"a": [0.5]}, ["b"])),
     ("wrong_sequences", "targets", "shape", lambda: evaluation.wrong_sequences(TRUTH, SURE[:1])),
     ("wrong_sequences", "mask", "bool", lambda: evaluation.wrong_sequences(TRUTH, SURE, TRUTH)),
