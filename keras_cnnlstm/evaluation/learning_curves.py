@@ -85,13 +85,13 @@ def slowest_learned(recalls: Mapping[str, Sequence[float | None]]) -> list[dict[
 
 def _check_recalls(function, recalls):
     """Refuses what is not as `read_recalls` returns it."""
-    lists = recalls.values() if isinstance(recalls, Mapping) else [recalls]
+    lists: Any = recalls.values() if isinstance(recalls, Mapping) else [None]
     for values in lists:
         listed = isinstance(values, list | tuple)
         if not listed or not all(value is None or is_number(value, 0, 1) for value in values):
             raise ValueError(
                 f"{function}: `recalls` must be for each class a list of numbers from 0 to 1, or "
-                f"None, one for each epoch; received {short_repr(values)}."
+                f"None, one for each epoch; received {short_repr(recalls)}."
             )
 
 

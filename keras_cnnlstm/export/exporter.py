@@ -39,6 +39,7 @@ from keras_cnnlstm.utils.validation import (
     check_instance,
     check_integer,
     check_names,
+    short_repr,
 )
 
 
@@ -233,8 +234,8 @@ def _target(path: Path, format: FormatName, version: int | None) -> Path:
     if not FORMATS[format].versioned:
         if version is not None:
             raise ValueError(
-                f"export: `version` is for the format saved_model; received {version} with "
-                f"{format}. Leave it out."
+                f"export: `version` is for the format saved_model; received "
+                f"{short_repr(version)} with {format}. Leave it out."
             )
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise FileExistsError(

@@ -136,7 +136,7 @@ class DigitTask(Task):
             raise ValueError(
                 f"ceiling: `confusion` must be counts of shape {expected}, at least one in each "
                 f"row; received {confusion.shape} with the sums "
-                f"{confusion.sum(axis=-1).tolist()}."
+                f"{short_repr(confusion.sum(axis=-1).tolist())}."
             )
         return self._ceiling(confusion / confusion.sum(axis=1, keepdims=True))
 

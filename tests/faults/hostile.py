@@ -219,5 +219,6 @@ def refused(call, function, argument, word, errors=ValueError):
         call()
     message = str(raised.value)
     assert "\n" not in message
+    assert len(message) < 1000
     assert re.search("received|found|has no", message), message
     return raised.value

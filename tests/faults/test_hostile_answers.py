@@ -70,6 +70,8 @@ REFUSED = [
     ("grad_cam", "model", "keras.Model", lambda: evaluation.grad_cam(None, IMAGES.images)),
     ("read_recalls", "path", "a path", lambda: evaluation.read_recalls(None)),
     ("slowest_learned", "recalls", "0 to 1", lambda: evaluation.slowest_learned({"a": [np.nan]})),
+    ("slowest_learned", "recalls", "each class", lambda: evaluation.slowest_learned(())),
+    ("ceiling", "confusion", "(10, 10)", lambda: tasks.Trend().ceiling(np.full((9, 99, 9), -(2.0**62)))),
     ("recall_figure", "names", "one or more", lambda: plots.recall_figure({"a": [0.5]}, ["b"])),
     ("wrong_sequences", "targets", "shape", lambda: evaluation.wrong_sequences(TRUTH, SURE[:1])),
     ("wrong_sequences", "mask", "bool", lambda: evaluation.wrong_sequences(TRUTH, SURE, TRUTH)),
@@ -105,6 +107,7 @@ def captioner():
 
 STRIP, FRAMES = np.zeros((4, 8, 9, 1), np.uint8), np.zeros((1, 4, 8, 8, 1), np.uint8)
 OF_RUNS = [
+    ("export", "version", "saved_model", lambda run: export.export(run.model, "out", "onnx", version="\n\0")),
     ("confusion_of", "reader", "(8, 8, 1)", lambda run: evaluation.confusion_of(run.model, IMAGES)),
     ("", "inputs", "(None, 4, 8, 8, 1)", lambda run: evaluation.seconds_per_sequence(run.model, IMAGES.images)),
     ("answer_frames", "frames", "uint8", lambda run: predictor(run).answer_frames(STRIP)),

@@ -139,7 +139,7 @@ COMMANDS = {
         some(st.sampled_from(["--format=onnx", "--format=pt", "--version=-1", "--version=x"]), 0, 2),
     ),
     "export a run": words(
-        st.just("export"), st.just("run"), st.sampled_from(["out", "file"]) | WORDS,
+        st.just("export"), st.just("run"), st.sampled_from(["out", "file"]) | WORDS.filter(lambda word: word != "--"),
         st.sampled_from(["--format=pt", "--version=-1", "--version=x", "--format=onnx --version=3"]),
     ),
     "import-torch": words(
