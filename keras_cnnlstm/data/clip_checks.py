@@ -150,7 +150,7 @@ def for_training(
     try:
         known = groups_of(report.clips, groups)
         training_splits(clips, groups=known)
-        if not (report.root / TABLE).exists():  # captions are told apart by their words
+        if not (report.root / TABLE).exists():  # captions differ in their words, not in folders
             Classes(class_names(clips))
     except (ValueError, OSError) as error:
         problems.append(Problem(".", None, "split", str(error), True))
