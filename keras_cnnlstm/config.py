@@ -52,6 +52,7 @@ _OF_CLIPS = (
     "class_weight", "focal",
 )  # fmt: skip
 _DATA_SETS = ("digits", "mnist", "kmnist")  # names that never mean a folder
+_MOST_LAYERS = 100  # of one kind; building thousands takes hours
 _GROUP = 4  # sequences that exchange their frames where supervision is "permuted"
 Transform = Literal["affine", "elastic", "erasing", "probability"]
 Augmentation = Literal["none", "light", "strong"] | dict[Transform, Annotated[float, (0, 3)]]
@@ -372,6 +373,9 @@ class ModelConfig:
             self._require(field.name, usual, rule)
         low, high = self.depth_range or (0, 1)
         self._require("depth_range", low < high, "begin with the smaller of two numbers")
+        for name in ("lstm_units", "encoder_filters"):
+            few = len(getattr(self, name) or ()) <= _MOST_LAYERS
+            self._require(name, few, f"name {_MOST_LAYERS} layers at most")
         self._require("encoder", _known(self.encoder), f"be {_ENCODER_RULE}")
         runs, small = self.encoder_runs, self.encoder in get_args(Small)
         self._require(

@@ -245,7 +245,7 @@ def test_choices_are_those_of_the_models():
 
 
 def test_a_run_has_few_options():
-    assert len(dataclasses.fields(TrainConfig)) <= 51
+    assert len(dataclasses.fields(TrainConfig)) <= 55
 
 
 def test_importing_package_and_command_line_loads_nothing_heavy():

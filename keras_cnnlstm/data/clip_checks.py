@@ -167,7 +167,7 @@ def for_training(
     try:
         known = groups_of(report.clips, groups)
         split, *_ = training_splits(clips, groups=known)
-        if task != "clip" or not (report.root / TABLE).exists():  # captions differ by their words
+        if task != "clip" or not (report.root / TABLE).exists():  # captions differ in their words
             asked: Any = task_class(task, clips=True)
             asked.for_clips(clips, split.train, length=16)
     except (ValueError, OSError) as error:

@@ -352,7 +352,7 @@ def groups_of(
     return {clip.name: _matched_group(clip, pattern) for clip in clips}
 
 
-_PATIENCE = 2  # seconds for one name: patterns such as (a+)+b may never end
+_PATIENCE = 2  # seconds for one name: some patterns try 2**n ways on n letters
 
 
 def _matched_group(clip, pattern):

@@ -172,7 +172,7 @@ class TestSource:
         with pytest.raises(ValueError, match="folds must be left out"):
             ClipSource(config(root, "clip", folds=3))
         with pytest.raises(ValueError, match="each be in one part"):
-            ClipSource(config(root, "clip", groups="(.)"))
+            ClipSource(config(root, "clip", groups="_(.)"))
 
     def test_balanced_weights_give_each_class_the_same_sum(self, root):
         source = ClipSource(rare(root, class_weight="balanced", batch_size=96))
