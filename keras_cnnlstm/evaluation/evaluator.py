@@ -75,7 +75,7 @@ def evaluate(
 def _findings(run, num_sequences, num_mistakes, log) -> Findings:
     """All that the report says; the first test data is looked at more closely than the others."""
     source = open_source(run.config, run.path)
-    task, tests = source.task, source.tests(num_sequences)
+    task, tests = run.task, source.tests(num_sequences)
     first, *others = tests
     oracle = _oracle(run, source, first, num_sequences, log) if task.has_baselines else None
     baselines: list[Any] = [oracle] if oracle else []
