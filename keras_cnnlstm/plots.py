@@ -117,6 +117,35 @@ def plot_by_length(values: Mapping[str, float], ylabel: str) -> Figure:
     return figure
 
 
+def plot_scatter(points: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
+    """Draws answers against targets, one panel for each number; on the line both are equal.
+
+    Args:
+        points: the targets and the answers, `(2, N)`, by the name of the number.
+    """
+    if not isinstance(points, Mapping) or not points:
+        raise ValueError(
+            "plot_scatter: `points` must be targets and answers by the name of each number; "
+            f"received {short_repr(points)}."
+        )
+    pairs = {str(name): as_numbers("plot_scatter: `points`", pair) for name, pair in points.items()}
+    if any(pair.ndim != 2 or len(pair) != 2 or not pair.size for pair in pairs.values()):
+        raise ValueError(
+            "plot_scatter: `points` must be two lists of N numbers, N 1 at least; received "
+            f"{short_repr(points)}."
+        )
+    columns = min(len(pairs), 3)
+    rows = -(-len(pairs) // columns)
+    figure = Figure(figsize=(4 * columns, 4 * rows), layout="constrained")
+    for number, (name, (truth, answers)) in enumerate(pairs.items(), start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        ends = [min(truth.min(), answers.min()), max(truth.max(), answers.max())]
+        axes.plot(ends, ends, color="0.6", linewidth=1)
+        axes.scatter(truth, answers, s=8, alpha=0.5)
+        axes.set(title=_drawable(name), xlabel="truth", ylabel="answer")
+    return figure
+
+
 def length_figure(by_length: Mapping[str, Mapping[str, Any]]) -> Figure:
     """The accuracy for sequences of each length, with 95 % intervals.
 

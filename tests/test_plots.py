@@ -89,3 +89,14 @@ def test_names_are_drawn_in_a_font_that_has_their_characters(caplog):
     assert "STIXGeneral" in axes.get_xticklabels()[1].get_fontfamily()
     for figure in figures:
         picture(figure)  # which warns of a character that it draws as a box
+
+
+def test_answers_against_targets():
+    truth, answers = np.arange(5.0), np.arange(5.0) + 0.5
+    figure = plots.plot_scatter({"speed": [truth, answers], "mass": [answers, truth]})
+    first, second = figure.axes
+    assert (first.get_title(), second.get_title()) == ("speed", "mass")
+    np.testing.assert_array_equal(first.collections[0].get_offsets(), np.stack([truth, answers], 1))
+    np.testing.assert_array_equal(first.lines[0].get_xdata(), [0, 4.5])
+    with pytest.raises(ValueError, match="points"):
+        plots.plot_scatter({"speed": [[1.0, 2.0], [1.0]]})

@@ -9,7 +9,9 @@ from keras_cnnlstm.data.clip_checks import shared_frames as shared_frames
 from keras_cnnlstm.data.clip_report import ClipReport as ClipReport
 from keras_cnnlstm.data.clip_source import ClipSource as ClipSource
 from keras_cnnlstm.data.clips import Clip as Clip
+from keras_cnnlstm.data.clips import Label as Label
 from keras_cnnlstm.data.clips import Problem as Problem
+from keras_cnnlstm.data.clips import Segment as Segment
 from keras_cnnlstm.data.clips import find_clips as find_clips
 from keras_cnnlstm.data.clips import iterate_frames as iterate_frames
 from keras_cnnlstm.data.clips import probe as probe
@@ -31,6 +33,9 @@ from keras_cnnlstm.data.directory_dataset import (
 )
 from keras_cnnlstm.data.frames import frame_files as frame_files
 from keras_cnnlstm.data.frames import load_frames as load_frames
+from keras_cnnlstm.data.labels import LabelTable as LabelTable
+from keras_cnnlstm.data.labels import labelled_clips as labelled_clips
+from keras_cnnlstm.data.labels import read_labels as read_labels
 from keras_cnnlstm.data.run_files import read_task as read_task
 from keras_cnnlstm.data.sources import open_source as open_source
 from keras_cnnlstm.data.splits import Split as Split

@@ -520,7 +520,7 @@ def _merged(strata, labels) -> dict[str, str]:
     small = {stratum for stratum, members in groups.items() if len(members) < _FEWEST}
     together = {member for stratum in small for member in groups[stratum]}
     other = "other labels"
-    if len(together) < _FEWEST:  # even so too small: they go to the largest one
+    if small and len(together) < _FEWEST:  # even so too small: they go to the largest one
         other = max(groups, key=lambda stratum: (len(groups[stratum]), stratum))
     return {name: other if stratum in small else stratum for name, stratum in strata.items()}
 

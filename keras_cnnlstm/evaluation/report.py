@@ -36,6 +36,7 @@ from keras_cnnlstm.plots import (
     overlay,
     plot_by_length,
     plot_confusion,
+    plot_scatter,
     recall_figure,
 )
 from keras_cnnlstm.tasks.task import Task
@@ -149,6 +150,9 @@ def _figures(findings) -> dict[str, tuple[Figure, str]]:
         if "confusion" in score:
             figure = plot_confusion(score["confusion"], list(score["classes"]))
             figures[f"confusion-{name}"] = figure, "Confusion matrix"
+        if "values" in score:
+            points = {name: row["points"] for name, row in score["values"].items()}
+            figures[f"scatter-{name}"] = plot_scatter(points), "Answers against the truth"
         errors = score.get(f"{task.measure}_by_length", {})
         if len(errors) > 1:
             figures["by_length"] = plot_by_length(errors, task.measure_name), "Error by length"

@@ -6,9 +6,15 @@ from keras_cnnlstm.tasks.captions import DigitCaption as DigitCaption
 from keras_cnnlstm.tasks.captions import TrendCaption as TrendCaption
 from keras_cnnlstm.tasks.captions import number_word as number_word
 from keras_cnnlstm.tasks.clip_classes import Classes as Classes
+from keras_cnnlstm.tasks.clip_labels import ClipLabels as ClipLabels
+from keras_cnnlstm.tasks.clip_segments import ClipSegments as ClipSegments
+from keras_cnnlstm.tasks.clip_values import ClipValues as ClipValues
 from keras_cnnlstm.tasks.digit_task import DigitTask as DigitTask
 from keras_cnnlstm.tasks.digits import Digits as Digits
 from keras_cnnlstm.tasks.digits import Label as Label
+from keras_cnnlstm.tasks.label_scores import label_scores as label_scores
+from keras_cnnlstm.tasks.label_scores import segment_scores as segment_scores
+from keras_cnnlstm.tasks.label_scores import value_scores as value_scores
 from keras_cnnlstm.tasks.metrics import ClassRecall as ClassRecall
 from keras_cnnlstm.tasks.metrics import read_text as read_text
 from keras_cnnlstm.tasks.registry import TASKS as TASKS

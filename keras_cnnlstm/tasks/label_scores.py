@@ -15,6 +15,7 @@ from keras_cnnlstm.utils.validation import as_numbers, check_names, short_repr
 OVERLAPS = (10, 25, 50)
 """Percent by which an answered segment must overlap a true one, in segmental F1."""
 
+_POINTS = 1000  # of a scatter plot
 _RESAMPLES = 1000  # of a bootstrap that scores each time
 
 
@@ -171,7 +172,8 @@ def value_scores(
         `num_sequences`; `mean_absolute_error`, the mean over the numbers, and
         `mean_absolute_error_95` (its interval from the spread of the errors); `r2`, the mean share
         of the variance that is explained; and `values`, for each name `mean_absolute_error`,
-        `rmse`, both in its own unit, and `r2` (`None` where all targets are equal).
+        `rmse`, both in its own unit, `r2` (`None` where all targets are equal), and `points`, the
+        targets and answers of 1,000 rows at most.
 
     Raises:
         ValueError: if the arguments do not fit together.
@@ -192,9 +194,16 @@ def value_scores(
             f"value_scores: `targets` and `values` must have shape (N, {len(names)}), N 1 at "
             f"least; received {targets.shape} and {values.shape}."
         )
+    scale = as_numbers("value_scores: `unit`", unit)
+    if scale.shape not in ((1,), (len(names),)) or not (scale > 0).all():
+        raise ValueError(
+            f"value_scores: `unit` must be one number over 0, or {len(names)}; received "
+            f"{short_repr(unit)}."
+        )
     errors = np.abs(values - targets)
-    of_clip = (errors / np.asarray(unit)).mean(axis=1)
+    of_clip = (errors / scale).mean(axis=1)
     margin = 1.96 * of_clip.std() / math.sqrt(len(of_clip))
+    shown = slice(None, None, math.ceil(len(targets) / _POINTS))
     rows = {}
     for k, name in enumerate(names):
         varies = np.ptp(targets[:, k]) > 0
@@ -202,6 +211,7 @@ def value_scores(
             "mean_absolute_error": float(errors[:, k].mean()),
             "rmse": float(np.sqrt((errors[:, k] ** 2).mean())),
             "r2": float(r2_score(targets[:, k], values[:, k])) if varies else None,
+            "points": [targets[shown, k].tolist(), values[shown, k].tolist()],
         }
     return {
         "num_sequences": len(targets),

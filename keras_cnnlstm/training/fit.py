@@ -286,6 +286,9 @@ def score_plots(tests, task):
     if "rmse_by_length" in scores:
         title = "root-mean-square error"
         return {"by_length.png": plots.plot_by_length(scores["rmse_by_length"], title)}
+    if "values" in scores:
+        points = {name: row["points"] for name, row in scores["values"].items()}
+        return {"scatter.png": plots.plot_scatter(points)}
     return {}
 
 

@@ -8,6 +8,8 @@ import unicodedata
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from keras_cnnlstm.data.clips import find_clips
 from keras_cnnlstm.data.labels import (
@@ -285,6 +287,36 @@ class TestBroken:
         (tmp_path / "clips" / "out").symlink_to(tmp_path / "elsewhere")
         with pytest.raises(ValueError, match="row 2, column clip: 'out' is a link"):
             read(table("clip,class\nout,run\n"), tmp_path / "clips")
+
+
+CELLS = st.text(max_size=6) | st.sampled_from(
+    ["one", "two", "film", "run", "a|b", "1", "-1", "x", "", "0-3:a", "train", "test", '"', "\0"]
+)
+HEADERS = st.sampled_from(
+    ["clip", "class", "classes", "value", "value:x", "start", "end", "frame classes", "split",
+     "group", "weight", "Clip ", "", "other"]
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    header=st.lists(HEADERS, min_size=1, max_size=5),
+    rows=st.lists(st.lists(CELLS, max_size=6), max_size=5),
+    mark=st.sampled_from([",", ";", "\t"]),
+    damage=st.binary(max_size=3),
+)
+def test_any_table_is_read_or_refused_in_lines(
+    ends_well, root, tmp_path_factory, header, rows, mark, damage
+):
+    path = tmp_path_factory.getbasetemp() / "drawn.csv"
+    lines = [mark.join(row) for row in [["clip", *header], *rows]]
+    path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass") + damage)
+    found = ends_well(lambda: read_labels(path, root), path.name)
+    if isinstance(found, Exception):
+        return
+    clips, _ = labelled_clips(found, root)
+    assert len(clips) == len(found.labels)
+    assert all(str(path) in problem and "\n" not in problem for problem in found.problems)
 
 
 class TestClips:

@@ -202,6 +202,19 @@ CASES = table(
     ),
     call(plots.plot_confusion, confusion=like((2, 2), "int64"), class_names=NAMES),
     call(
+        tasks.label_scores, targets=like((3, 2), "int64", "zeros"),
+        probabilities=like((3, 2), "float32"), names=NAMES
+    ),
+    call(
+        tasks.value_scores, targets=like((3, 2), "float32"), values=like((3, 2), "float32"),
+        names=NAMES, unit=of((1.0,), (1.0, 2.0))
+    ),
+    call(
+        tasks.segment_scores, targets=like((2, 4), "int64", "zeros"),
+        probabilities=like((2, 4, 2), "float32"), mask=of(None), class_names=NAMES
+    ),
+    call(plots.plot_scatter, points=of({"x": [[1.0], [2.0]]}, {"x": [[1.0]]}, {"x": "y"}, {}, [])),
+    call(
         plots.plot_by_length, values=of({"1": 2.0}, {"1": math.nan}, {"1": "x"}, {1: 1e300}),
         ylabel=of("y")
     ),

@@ -278,6 +278,7 @@ INNER = {
     "take what a model answers, in its graph": ["metrics.read_text"],
     "take scores": ["scores.accuracy_by_length"],
     "take what a run directory holds": ["registry.task_class", "registry.task_from_config"],
+    "read a table, which test_labels draws": ["labels.labelled_clips", "labels.read_labels"],
     "take functions of the caller": ["digit_batches.batches", "timings.interleaved"],
     "take what the package computed": ["memory.out_of_memory_hint"],
     "draw what a report has found": [
