@@ -25,6 +25,10 @@ SHORTER = {
 
 GUIDE = [pytest.param(path, id=path.stem) for path in sorted(ROOT.glob("guide/*.md"))]
 ELSEWHERE = {
+    "MobileNetV3Small",
+    "Thumbs",
+    "db",
+    "image_dataset_from_directory",
     "TensorflowTrainer",
     "extract_patches",
     "safe_mode",
