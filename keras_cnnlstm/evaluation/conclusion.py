@@ -25,18 +25,20 @@ def conclusion(run: Run) -> list[str]:
         run: a run on clips that has trained.
 
     Returns:
-        Lines of text: a row for each, with its 95 % interval, then a sentence or two.
+        Lines of text: a row for each, with its 95 % interval, then a sentence or two. Where the
+        task has no model without order, the constant answer alone.
     """
     source = open_source(run.config, run.path)
     trained_part(run.model, run.config, source)  # reads what a frozen encoder made of the clips
-    bag = BagOfFrames(run, source)
+    bags = [BagOfFrames(run, source)] if source.task.has_baselines else []
     (batches,) = source.tests().values()
     parts = []
     for inputs, answers in answered_batches(run.model, batches):
         parts.append(answers)
-        bag.add(*frames_of(inputs))
+        for bag in bags:
+            bag.add(*frames_of(inputs))
     answers = joined(parts)
-    rows = compare(source.task, answers, [bag], source.test_groups())
+    rows = compare(source.task, answers, bags, source.test_groups())
     table = [{"title": row.title, **row.score} for row in rows]
     lines = comparison_lines(source.task, table)
     return [*lines, *_sentences(source.task, rows, run.config, len(answers.targets))]
@@ -44,11 +46,13 @@ def conclusion(run: Run) -> list[str]:
 
 def _sentences(task: Any, rows: list[Comparison], config: Any, count: int) -> list[str]:
     sign = -1 if task.smaller_is_better else 1
-    model, constant, bag = (row.score for row in rows)
+    model, constant, *bags = (row.score for row in rows)
     value = sign * model[task.measure]
     worst = min(sign * end for end in model[f"{task.measure}_95"])
     learned = worst > sign * constant[task.measure]
-    if learned and worst > sign * bag[task.measure]:
+    if learned and not bags:
+        said = ["The model is better than the constant answer: it has learned something."]
+    elif learned and worst > sign * bags[0][task.measure]:
         said = ["The model is better than both: it has learned something, and the order counts."]
     elif learned:
         said = [

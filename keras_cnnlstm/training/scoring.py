@@ -95,7 +95,9 @@ def grouped_score(task: Task, answers: Answers, groups: Sequence[str] | None) ->
     if groups is None or (single and task.measure_is_mean):
         return found
     interval = measure_interval(task, answers, groups)
-    return {**found, f"{task.measure}_95": interval, "num_groups": len(set(groups))}
+    found["num_groups"] = len(set(groups))
+    # Where all answers are right no draw differs; then the interval of the score itself stands.
+    return found if interval[0] == interval[1] else {**found, f"{task.measure}_95": interval}
 
 
 def measure_interval(task: Task, answers: Answers, groups: Sequence[str]) -> list[float]:

@@ -14,6 +14,7 @@ from keras_cnnlstm.cli.main import main
 from keras_cnnlstm.data import load_digits, moving_digits
 from keras_cnnlstm.data.clip_source import ClipSource
 from keras_cnnlstm.evaluation import evaluate
+from keras_cnnlstm.evaluation.conclusion import conclusion
 from keras_cnnlstm.export import open_predictor
 from keras_cnnlstm.models import FrameStream
 from keras_cnnlstm.training.scoring import batches_to_score, score
@@ -144,6 +145,14 @@ class TestEachTask:
         expected = flat(open_predictor(run.path).answer_frames(frames))
         received = flat(open_predictor(tmp_path / "out").answer_frames(frames))
         assert received == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+    def test_what_the_score_is_worth(self, runs, task):
+        lines = conclusion(runs(task))
+        titles = ["The model", runs(task).task.constant_answer_name]
+        assert [
+            line.strip().startswith(title) for line, title in zip(lines, titles, strict=False)
+        ] == [True] * 2
+        assert any("learned" in line or "constant answer" in line for line in lines[2:])
 
     def test_the_report(self, runs, task):
         run = runs(task)
