@@ -671,7 +671,7 @@ class TrainConfig(ModelConfig):
         )
         self._require(
             "focal",
-            not self.focal or self.task == "clip",
+            not self.focal or (task.output == "probabilities" and not task.per_step),
             f"be 0 for the task {self.task}, whose answer is not one class",
         )
         weighs = self.class_weight == "none" or (clips and task.can_balance)

@@ -167,8 +167,9 @@ def for_training(
     try:
         known = groups_of(report.clips, groups)
         split, *_ = training_splits(clips, groups=known)
-        if task != "clip" or not (report.root / TABLE).exists():  # captions differ in their words
-            asked: Any = task_class(task, clips=True)
+        asked: Any = task_class(task, clips=True)
+        # Captions differ in their words, not in folders.
+        if asked.needs_labels or not (report.root / TABLE).exists():
             asked.for_clips(clips, split.train, length=16)
     except (ValueError, OSError) as error:
         problems.append(Problem(".", None, "split", str(error), True))

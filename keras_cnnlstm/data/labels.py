@@ -32,6 +32,7 @@ from typing import Literal
 from keras_cnnlstm.data.clips import PART_NAMES, Clip, Label, Problem, Segment, as_name
 from keras_cnnlstm.data.tables import read_table
 from keras_cnnlstm.data.videos import VIDEO_SUFFIXES
+from keras_cnnlstm.utils.files import read_text, write_text
 from keras_cnnlstm.utils.validation import as_path, short_repr
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -148,8 +149,6 @@ def labelled_clips(table: LabelTable, root: str | Path) -> tuple[list[Clip], lis
 
 def write_labels(path: Path, clips: Iterable[Clip], root: Path) -> None:
     """Writes the labels of clips below a folder as JSON lines that `read_stored` reads back."""
-    from keras_cnnlstm.utils.files import write_text
-
     lines = [
         json.dumps(
             {
@@ -170,7 +169,7 @@ def read_stored(path: Path, root: Path) -> list[Clip]:
         ValueError: if it cannot be read.
     """
     clips = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         try:
             row = json.loads(line)
             name, class_name = str(row.pop("clip")), str(row.pop("class"))
