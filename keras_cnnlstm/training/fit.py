@@ -86,14 +86,15 @@ def build_learner(config, runtime, source, *, new=True) -> _Built:
         adopted = _adopted(model, config) if new else []
         if new and source.encodes == "always":
             _check_cacheable(model, config.cache)
-        if new and config.reads_clips:
-            _draw_once(source)
         learner = model
         if source.training_task is not source.task:
             orders = source.training_task.orders
             learner = every_step_model(model, orders if len(orders[0]) > 1 else None)
     on_one = (config.batch_size or 1) // runtime.num_replicas
-    return _Built(model, learner, adopted, check_memory(learner, on_one, together=config.group))
+    memory = check_memory(learner, on_one, together=config.group)
+    if new and config.reads_clips:
+        _draw_once(source)
+    return _Built(model, learner, adopted, memory)
 
 
 def _draw_once(source) -> None:
