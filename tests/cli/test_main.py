@@ -546,14 +546,21 @@ def test_a_file_does_not_take_the_place_of_a_closed_stream(tmp_path):
     ("command", "texts"),
     [
         ([], ["With clips of your own: keras-cnnlstm validate FOLDER"]),
-        (["train"], ["clips at most 10000", "clips are taken as they are", "of each frame, each"]),
+        (
+            ["train"],
+            [
+                "clips at most 10000",
+                "for clips, whose rare classes then come more often",
+                "of each frame, each",
+            ],
+        ),
         (["train"], ["the whole validation part", "the whole test part", "Default: clips 16"]),
         (
             ["evaluate"],
             ["For clips these are the clips of its test part", "Clips to score at most"],
         ),
         (["report"], ["Clips to take at most"]),
-        (["predict"], ["Clips: videos and folders of frames"]),
+        (["predict"], ["Or clips: a video, or a folder with image files in it, is one clip"]),
     ],
 )
 def test_help_speaks_to_people_with_clips(command, texts, printed, monkeypatch):

@@ -52,7 +52,7 @@ def run(tmp_path_factory):
     path = new_run_dir(config)
     save_task(path, config, task)
     save_model(build_model(config, task, images.image_shape), path / "model.keras")
-    reader = digit_reader(load_run(path), steps=150)
+    reader = digit_reader(load_run(path), steps=250)
     parts = [reader.get_layer(name) for name in ("small_cnn", "dense1", "probabilities")]
     model = cnn_lstm((4, *images.image_shape), encoder=keras.Sequential(parts, name="reader"),
                      lstm_units=(64,), wrap="encoder")  # fmt: skip
@@ -64,7 +64,7 @@ def run(tmp_path_factory):
         labels.append(np.asarray(digits))
     seen, labels = np.concatenate(seen), np.concatenate(labels)  # (N, 10), (N,)
     rng, task = np.random.default_rng(0), TrendAtEveryStep(permuted=True)
-    wanted = rng.integers(0, task.num_outputs, 30_000)
+    wanted = rng.integers(0, task.num_outputs, 60_000)
     drawn = task.sample(len(wanted), rng, labels=wanted)  # (N, T)
     chosen = np.empty_like(drawn)
     for digit in range(10):

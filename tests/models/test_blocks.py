@@ -461,7 +461,10 @@ class TestSmallParts:
         [
             ((1,), "`num_classes` must be an integer from 2"),
             ((0, "regression"), "`num_classes` must be an integer from 1"),
-            ((3, "logits"), r"`head` must be one of probabilities, regression.*'logits'"),
+            (
+                (3, "logits"),
+                r"`head` must be one of probabilities, multi_label, regression.*'logits'",
+            ),
         ],
     )
     def test_answers_that_cannot_be(self, arguments, message):

@@ -149,12 +149,23 @@ class TestEquality:
         model = cnn_lstm((None, *FRAME), 2, head="regression", per_step=True, lstm_units=(5,))
         frames = video(1, 3)
         live = FrameStream(model)
-        *_, last = live.answers(frames[0])
+        first, *_, last = live.answers(frames[0])
         np.testing.assert_allclose(last.values, np.asarray(model(frames))[0, -1], atol=1e-6)
         assert last.label == f"{last.values[0]:.2f}, {last.values[1]:.2f}"
         assert (last.step, last.class_id, last.probabilities) == (3, None, None)
-        with pytest.raises(ValueError, match="must have 0 names"):
-            FrameStream(model, ["a", "b"])
+        named = FrameStream(model, ["a", "b"])  # of numbers names are allowed, one for each
+        np.testing.assert_array_equal(named.push(frames[0, 0]).values, first.values)
+        with pytest.raises(ValueError, match="must have 2 names"):
+            FrameStream(model, ["a"])
+
+    def test_labels_stream_as_those_over_a_half(self):
+        model = cnn_lstm((None, *FRAME), 3, head="multi_label", lstm_units=(5,))
+        frames = video(1, 3)
+        *_, last = FrameStream(model, ["a", "b", "c"]).answers(frames[0])
+        whole = np.asarray(model(frames))[0]
+        np.testing.assert_allclose(last.probabilities, whole, atol=1e-6)
+        over = [name for name, share in zip("abc", whole, strict=True) if share > 0.5]
+        assert (last.label, last.class_id) == (", ".join(over), None)
 
 
 class TestStepModel:
