@@ -184,6 +184,7 @@ def test_default_run_dir_takes_the_first_free_number(tmp_path, monkeypatch):
         ("seed", -1, "seed must be an integer from 0 to 2,147,483,647; received -1"),
         ("lstm_units", (), r"lstm_units must be one or more, each an integer .* received \(\)"),
         ("lstm_units", (8, 0), r"received \(8, 0\)"),
+        ("lstm_units", (8,) * 101, "lstm_units must name 100 layers at most"),
         ("encoder_filters", (0,), r"encoder_filters must be one or more, .* \(0,\)"),
         ("lstm_units", 8, "lstm_units must be one or more, each an integer from .*; received 8"),
         ("image_size", (8,), r"image_size must be 2, each an integer from .*; received \(8,\)"),
