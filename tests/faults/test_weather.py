@@ -223,7 +223,7 @@ def small_disks():
 SCRIPT = """
 import json, os, shutil, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 from test_weather import FLAGS, command, tree
 disk, out, whole = map(Path, sys.argv[2:])
 facts = []

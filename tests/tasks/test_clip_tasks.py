@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from oracles import numpy
 from sklearn.metrics import f1_score
 
 from keras_cnnlstm.data.clips import Clip
@@ -24,7 +25,6 @@ from keras_cnnlstm.tasks.label_scores import (
     segments_of,
     value_scores,
 )
-from tests.oracles import numpy
 
 
 def clip(label=None, class_name="a"):
