@@ -164,9 +164,7 @@ def clip_sequences(
 
     def asked(clip, chosen, rate):
         """The target of a clip, and what it counts, of the frames that are chosen."""
-        if target is None:
-            return names.index(clip.class_name), weight(clip) if weight else 1.0
-        answer = target(clip, chosen, rate)
+        answer = target(clip, chosen, rate) if target else names.index(clip.class_name)
         if target_skip:  # one step always has an answer
             answer = answer[min(target_skip, len(answer) - 1) :]
         return answer, weight(clip) if weight else 1.0

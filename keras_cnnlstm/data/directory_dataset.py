@@ -14,7 +14,8 @@ import tensorflow as tf
 from keras_cnnlstm.data.clip_batches import FRAMES, loaded_batches, number_at, random_at
 from keras_cnnlstm.data.clip_cache import ClipCache, read_chosen
 from keras_cnnlstm.data.clips import Clip, check_rate, check_sampling, find_clips, sample_indices
-from keras_cnnlstm.data.frames import checked_size, natural_order
+from keras_cnnlstm.data.clips import class_names as classes_of
+from keras_cnnlstm.data.frames import checked_size
 from keras_cnnlstm.data.splits import split_clips
 from keras_cnnlstm.utils.validation import (
     as_integers,
@@ -224,7 +225,7 @@ def _labeled(clips: Sequence[Clip], labels, class_names) -> tuple[np.ndarray, li
         folders = {clip.class_name for clip in clips}
         names = class_names
         if names is None:
-            names = sorted(folders, key=lambda name: natural_order(Path(name)))
+            names = list(classes_of(clips))
         if sorted(names) != sorted(folders):
             raise ValueError(
                 f"{_NAME}: `class_names` must be the names of the class folders, "

@@ -47,7 +47,11 @@ class Comparison:
 
 
 def compare(
-    task: Task, answers: Answers, baselines: Sequence[Any], groups: Sequence[str] | None = None
+    task: Task,
+    answers: Answers,
+    baselines: Sequence[Any],
+    groups: Sequence[str] | None = None,
+    score: Mapping[str, Any] | None = None,
 ) -> list[Comparison]:
     """The table: the model, the constant answer if there is one, and the baselines.
 
@@ -56,8 +60,9 @@ def compare(
         answers: of the model.
         baselines: that have been given each test batch.
         groups: the group of each test sequence, if some belong together, for the intervals.
+        score: of the answers, if it is known.
     """
-    score = grouped_score(task, answers, groups)
+    score = score or grouped_score(task, answers, groups)
     rows = [Comparison("The model", "As it was trained.", score, True)]
     constant = task.constant_answers(answers.targets, answers.mask)
     if constant is not None:

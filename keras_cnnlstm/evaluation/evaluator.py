@@ -90,7 +90,7 @@ def _findings(run, num_sequences, num_mistakes, log) -> Findings:
     found: Any = {"tests": scores, "seconds": seconds}
     if task.has_baselines:
         log("the model is compared with simpler answers")
-        found["comparison"] = compare(task, answers, baselines, groups)
+        found["comparison"] = compare(task, answers, baselines, groups, scores[first])
     if task.classifies:
         log("the most confident mistakes are explained")
         names = source.test_names(num_sequences)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_cnnlstm.tasks.scores import step_scores, step_summary
+from keras_cnnlstm.tasks.scores import edit_distances, step_scores, step_summary
 from keras_cnnlstm.utils.validation import as_numbers, check_names, short_repr
 
 OVERLAPS = (10, 25, 50)
@@ -321,22 +321,13 @@ def _segmental_f1(pairs, share) -> float:
 
 
 def _edit_score(pairs) -> float:
-    scores = []
-    for truth, answer in pairs:
-        one, two = ([name for name, _, _ in segments] for segments in (truth, answer))
-        longest = max(len(one), len(two))
-        scores.append(1 - _distance(one, two) / longest if longest else 1.0)
-    return float(np.mean(scores))
-
-
-def _distance(one, two) -> int:
-    """Levenshtein's distance."""
-    row = list(range(len(two) + 1))
-    for i, a in enumerate(one, start=1):
-        before, row[0] = row[0], i
-        for j, b in enumerate(two, start=1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
-    return row[-1]
+    orders = [[[name for name, _, _ in segments] for segments in pair] for pair in pairs]
+    longest = np.array([max(map(len, pair)) for pair in orders])
+    padded = np.full((2, len(pairs), max(1, longest.max())), -1)  # of truth and answer
+    for row, pair in enumerate(orders):
+        for side, names in zip(padded, pair, strict=True):
+            side[row, : len(names)] = names
+    return float((1 - edit_distances(padded[1], padded[0]) / np.maximum(longest, 1)).mean())
 
 
 def segment_summary(score: dict[str, Any]) -> str:

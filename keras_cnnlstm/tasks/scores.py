@@ -307,9 +307,7 @@ def text_scores(targets: np.ndarray, characters: np.ndarray) -> dict[str, Any]:
             f"text_scores: `characters` must have shape ({len(targets)}, any length); received "
             f"{characters.shape}."
         )
-    import tensorflow as tf  # here, since its edit distance is all that these scores need of it
-
-    distance = tf.edit_distance(_sparse(characters), _sparse(targets), normalize=False).numpy()
+    distance = edit_distances(characters, targets)
     right = int((distance == 0).sum())
     return {
         "num_sequences": len(targets),
@@ -462,6 +460,18 @@ def _checked_mask(function, mask, targets):
             "least, and False for the rest; received another order."
         )
     return mask
+
+
+def edit_distances(found: np.ndarray, truths: np.ndarray) -> np.ndarray:
+    """Levenshtein's distance of each pair of rows, `(N,)` float32.
+
+    Args:
+        found: `(N, any length)` integers, then -1 to the end.
+        truths: `(N, any length)` integers, then -1 to the end.
+    """
+    import tensorflow as tf  # here, since its edit distance is all that these scores need of it
+
+    return tf.edit_distance(_sparse(found), _sparse(truths), normalize=False).numpy()
 
 
 def _sparse(texts):

@@ -101,9 +101,11 @@ def finish_folds(config, runtime, place, runs, found: list[FoldAnswers], trainin
     task = found[0].task
     _write_answers(place / "out_of_fold.csv", found)
     tests: dict[str, Any] = {}
-    facts = _facts(task, found)
-    if answers := _together(found):
+    answers = _together(found)
+    if answers:
         tests["out_of_fold"] = task.score(*answers)
+    facts = _facts(task, found, answers, tests.get("out_of_fold"))
+    if answers:
         facts |= _constant(task, answers)
     facts["summary"] = _summary(task, facts)
     model = None
@@ -162,16 +164,15 @@ def _cells(task, row):
     return [text, *row.tolist()] if _each_probability(task) else [text]
 
 
-def _facts(task, found) -> dict[str, Any]:
+def _facts(task, found, answers, score) -> dict[str, Any]:
     """The measure of each fold, their mean and spread, and that of all clips with its interval."""
     by_fold = [fold.task.score(*fold.answers)[task.measure] for fold in found]
     groups = [group for fold in found for _, _, group in fold.clips]
-    answers = _together(found)
     if answers is None:
         measures = np.concatenate([measures_of(fold.task, fold.answers) for fold in found])
         all_clips, interval = float(measures.mean()), grouped_interval(measures, groups)
     else:
-        all_clips = task.score(*answers)[task.measure]
+        all_clips = score[task.measure]
         interval = measure_interval(task, answers, groups)
     return {
         "measure": task.measure,
